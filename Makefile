@@ -1,0 +1,42 @@
+# Set-up is scripts/setup.py; it does nothing when there is nothing to do. PYTHON=... picks the interpreter of .venv.
+SHELL := /bin/bash
+PY := .venv/bin/python
+ARGS ?=
+export PYTHON
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup run test lint unit integration config lock clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## Create .venv with the packages of requirements.lock (every target below does that first)
+	@$(or $(PYTHON),python3) scripts/setup.py
+
+run: setup  ## Run the main job; ARGS="pipeline=gsm8k trials=2" changes it
+	@$(PY) run.py $(ARGS)
+
+test: lint unit integration  ## Run everything that CI runs: lint, unit tests, integration tests
+
+lint: setup  ## Check style and types: ruff, mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+unit: setup  ## Run the unit tests (seconds); ARGS="-k rows -x" goes to pytest
+	$(PY) -m pytest -m "not integration" $(ARGS)
+
+integration: setup  ## Run the tests with real Ray and vLLM (minutes); ARGS goes to pytest
+	$(PY) -m pytest -m integration $(ARGS)
+
+config: setup  ## Write tests/conf/default.yaml, the composed default config, anew
+	$(PY) -m matrix.compose > tests/conf/default.yaml.new
+	mv tests/conf/default.yaml.new tests/conf/default.yaml
+
+lock:  ## Write requirements.lock anew from pyproject.toml (needs the network)
+	bash scripts/lock.sh
+
+clean:  ## Remove .venv and what tools leave behind; run dirs in outputs/ and downloaded models stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info
+	find . -name __pycache__ -type d -not -path './outputs/*' -prune -exec rm -rf {} +

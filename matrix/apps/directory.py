@@ -1,0 +1,59 @@
+"""The cluster's directory: which replica of which app can be reached where, and how far the others have come.
+
+Ray Serve places replicas and keeps them alive; clients of matrix then talk to them without a proxy in between
+(docs/architecture.md, D1), so they need to know the replicas' own addresses. A replica announces itself here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+_NAME = "matrix.directory"
+_NAMESPACE = "matrix"
+
+
+@dataclass(frozen=True)
+class ReplicaState:
+    """What a replica says of itself.
+
+    Attributes:
+        replica: Its id in Ray Serve.
+        url: Base URL of its OpenAI API, up to and including `/v1`; None while it is not ready.
+        detail: Its last word on what it is doing, or why it failed.
+    """
+
+    replica: str
+    url: str | None
+    detail: str
+
+
+class Directory:
+    """The actor behind the directory; one per cluster."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, dict[str, ReplicaState]] = {}
+
+    def announce(self, app: str, state: ReplicaState) -> None:
+        """Set what is known of one replica."""
+        self._states.setdefault(app, {})[state.replica] = state
+
+    def withdraw(self, app: str, replica: str) -> None:
+        """Forget a replica that is going."""
+        self._states.get(app, {}).pop(replica, None)
+
+    def replicas(self, app: str) -> list[ReplicaState]:
+        """Everything known of an app's replicas."""
+        return list(self._states.get(app, {}).values())
+
+    def forget(self, app: str) -> None:
+        """Forget an app that was removed."""
+        self._states.pop(app, None)
+
+
+def directory() -> Any:
+    """Handle of the cluster's directory actor, which is started if it isn't there."""
+    import ray
+
+    actor = ray.remote(num_cpus=0, name=_NAME, namespace=_NAMESPACE, lifetime="detached", get_if_exists=True)(Directory)
+    return actor.remote()

@@ -1,0 +1,99 @@
+"""Run a command so that nothing of it outlives its owner: `python -m matrix.apps.guard COMMAND...`.
+
+An engine is a tree of processes, some in sessions of their own, and Ray ends a replica with SIGKILL when it has to.
+The guard sits between the two. It ends the whole tree when its standard input is closed (the owner is gone, whatever
+the reason), when it gets SIGTERM, or when the command itself ends. Orphans of the tree come back to the guard, which
+is their subreaper (PR_SET_CHILD_SUBREAPER, prctl(2)), so none is missed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_GRACE_S = 3.0
+"""Seconds between asking the tree to end and ending it."""
+
+
+def main(command: list[str]) -> int:
+    """Run the command until it ends or the owner is gone; return its exit code as a shell would give it."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509 - one thread
+    )
+    while child.poll() is None:
+        ready, _, _ = select.select([0, wake_read], [], [])
+        if wake_read in ready and set(os.read(wake_read, 4096)) - {signal.SIGCHLD}:
+            break
+        if 0 in ready and not os.read(0, 4096):
+            break
+    _end_tree()
+    code = child.wait()
+    return 128 - code if code < 0 else code
+
+
+def _end_tree() -> None:
+    deadline = time.monotonic() + _GRACE_S
+    _signal_all(signal.SIGTERM)
+    while _descendants():
+        if time.monotonic() > deadline:
+            _signal_all(signal.SIGKILL)
+        _reap()
+        time.sleep(0.05)
+
+
+def _signal_all(number: int) -> None:
+    for pid in _descendants():
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+def _descendants() -> list[int]:
+    """All living processes below this one; the subreaper keeps orphans among them."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state != "Z":
+            parents[int(entry.name)] = int(parent)
+    found: list[int] = []
+    front = {os.getpid()}
+    while front:
+        front = {pid for pid, parent in parents.items() if parent in front}
+        found += front
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,213 @@
+"""Hydra's side of the house: overrides -> composed config -> RunSpec, and every problem on the way at once.
+
+This module and `matrix.cli` are the only ones that know Hydra.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from matrix.errors import ConfigError, Problem, did_you_mean
+
+if TYPE_CHECKING:
+    from matrix.spec import RunSpec
+
+_CHECKOUT = Path(__file__).parent.parent / "conf"
+CONFIG_DIR = str(_CHECKOUT if (_CHECKOUT / "config.yaml").is_file() else Path(__file__).parent / "conf")
+"""The config groups: those of the checkout, else the ones packed into the wheel."""
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+
+# Mappings whose keys are the engine's own names: an override may add to them without Hydra's `+`.
+_OPEN_MAPPINGS = ("engine.args.", "engine.env.", "model.args.", "sampling.extra.")
+
+
+def open_mappings(arguments: Iterable[str]) -> list[str]:
+    """Return command line arguments with `engine.args.x=1` turned into Hydra's `++engine.args.x=1`."""
+    return [f"++{argument}" if argument.startswith(_OPEN_MAPPINGS) else argument for argument in arguments]
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """Compose the config outside of a Hydra app, as `python run.py OVERRIDES` would."""
+    with initialize_config_dir(config_dir=CONFIG_DIR, version_base="1.3", job_name="matrix"):
+        return compose("config", overrides=open_mappings(overrides))
+
+
+def compose_spec(overrides: Sequence[str] = ()) -> RunSpec:
+    """Compose and check a spec from Python.
+
+    Raises:
+        ConfigError: With every problem that was found.
+    """
+    try:
+        cfg = compose_config(overrides)
+    except COMPOSITION_ERRORS as error:
+        raise explain(overrides, error) from error
+    return to_spec(cfg)
+
+
+def to_spec(cfg: DictConfig) -> RunSpec:
+    """Turn a composed config into a checked spec.
+
+    Raises:
+        ConfigError: With every problem that was found.
+    """
+    from matrix.check import check
+
+    spec, problems = check(_plain(cfg))
+    if spec is None or problems:
+        raise ConfigError(problems)
+    return spec
+
+
+def check_sweep(overrides: Sequence[str]) -> None:
+    """Check every job of a sweep before the first one starts.
+
+    Sweepers that find their points while they go (an interval, a search) are checked job by job instead.
+
+    Raises:
+        ConfigError: With the problems of all jobs, each said once.
+    """
+    parsed = OverridesParser.create().parse_overrides(open_mappings(overrides))
+    if any(override.is_sweep_override() and not override.is_discrete_sweep() for override in parsed):
+        return
+    problems: dict[Problem, None] = {}
+    for job in BasicSweeper.split_arguments(parsed, None)[0]:
+        try:
+            compose_spec(job)
+        except ConfigError as error:
+            problems.update(dict.fromkeys(error.problems))
+    if problems:
+        raise ConfigError(list(problems), "The sweep has problems; none of its jobs was started.")
+
+
+def explain(overrides: Sequence[str], failure: Exception) -> ConfigError:
+    """Find every problem of overrides that Hydra refused, instead of its first one.
+
+    Overrides that name an unknown group option or key are set aside; the rest is composed and checked as usual.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(open_mappings(overrides))
+    except HydraException as error:
+        return ConfigError([Problem("command line", None, str(error))])
+    ours = [override for override in parsed if not override.key_or_group.startswith("hydra.")]
+    problems, good = _unknown_options(ours, _group_options([o.input_line or "" for o in parsed if o not in ours]))
+    try:
+        config = compose_config([line for line, is_group in good if is_group])
+        missing, lines = _unknown_keys([line for line, is_group in good if not is_group], config)
+        problems += missing
+        config = compose_config([line for line, is_group in good if is_group] + lines)
+    except COMPOSITION_ERRORS as error:
+        return ConfigError([*problems, Problem("config", None, _first_lines(error))])
+    try:
+        to_spec(config)
+    except ConfigError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
+    return ConfigError(problems or [Problem("config", None, _first_lines(failure))])
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = str(getattr(error, "full_key", None) or "config")
+        hint = f"give it: {key}=VALUE" if "mandatory" in str(error).lower() else ""
+        raise ConfigError([Problem(key, None, str(error).splitlines()[0], hint)]) from error
+    assert isinstance(plain, dict)  # noqa: S101 - a DictConfig gives a dict
+    return {str(key): value for key, value in plain.items()}
+
+
+def _group_options(hydra_overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Config groups with their options, those of `hydra.searchpath` included."""
+    loader = ConfigLoaderImpl(create_config_search_path(CONFIG_DIR))
+    for line in hydra_overrides:
+        if line.startswith("hydra.searchpath="):
+            for path in OmegaConf.create(line.partition("=")[2]):
+                loader.get_search_path().append("command-line", str(path))
+    loader = ConfigLoaderImpl(loader.get_search_path())
+    groups = [group for group in loader.list_groups("") if group != "hydra"]
+    return {group: list(loader.get_group_options(group)) for group in groups}
+
+
+def _unknown_options(
+    overrides: Sequence[Override], groups: dict[str, list[str]]
+) -> tuple[list[Problem], list[tuple[str, bool]]]:
+    """Split overrides into problems with group options and good lines, each with whether it picks a group option."""
+    problems: list[Problem] = []
+    good: list[tuple[str, bool]] = []
+    for override in overrides:
+        group, line = override.key_or_group, _one_job(override)
+        if group not in groups:
+            good.append((line, False))
+            continue
+        wanted = (
+            [v.strip() for v in line.partition("=")[2].split(",")]
+            if not override.is_sweep_override()
+            else list(override.sweep_string_iterator())
+        )
+        unknown = [option for option in wanted if option not in groups[group] and option != "null"]
+        problems += [
+            Problem(group, option, f"no such option of '{group}'", did_you_mean(option, groups[group]))
+            for option in unknown
+        ]
+        if not unknown:
+            good.append((line, True))
+    return problems, good
+
+
+def _unknown_keys(lines: Sequence[str], config: DictConfig) -> tuple[list[Problem], list[str]]:
+    problems: list[Problem] = []
+    good: list[str] = []
+    for line in lines:
+        key, _, value = line.partition("=")
+        name = key.lstrip("+~")
+        parent, _, leaf = name.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        if key.startswith("+") or (isinstance(node, DictConfig) and leaf in node) or OmegaConf.is_list(node):
+            good.append(line)
+            continue
+        names = [str(k) for k in node] if isinstance(node, DictConfig) else _leaves(config)
+        prefix = f"{parent}." if isinstance(node, DictConfig) and parent else ""
+        problems.append(Problem(name, value, "no such key", did_you_mean(leaf if prefix else name, names, prefix)))
+    return problems, good
+
+
+def _one_job(override: Override) -> str:
+    """The override as one job of a sweep sees it: its first value."""
+    line = override.input_line or ""
+    if not override.is_sweep_override() or not override.is_discrete_sweep():
+        return line
+    return f"{line.partition('=')[0]}={next(iter(override.sweep_string_iterator()))}"
+
+
+def _leaves(config: DictConfig, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for key in map(str, config):
+        path = f"{prefix}{key}"
+        names.append(path)
+        child = config._get_node(key)  # noqa: SLF001 - reading the value would resolve interpolations
+        if isinstance(child, DictConfig):
+            names += _leaves(child, f"{path}.")
+    return names
+
+
+def _first_lines(error: BaseException) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:3])
+
+
+if __name__ == "__main__":
+    print("# The config that `python run.py` runs, composed. Written by `make config`; a test keeps it up to date.")
+    print(OmegaConf.to_yaml(compose_config(sys.argv[1:])), end="")

@@ -1,0 +1,1 @@
+"""Rows in and out: data set readers and the row journal."""

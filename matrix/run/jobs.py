@@ -1,0 +1,92 @@
+"""The jobs of one command: a single run, or the jobs of a sweep, which share cluster and engine."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+from matrix.run.console import Console
+from matrix.run.execute import Outcome, execute
+from matrix.run.rundir import place
+from matrix.run.session import Session
+from matrix.run.stop import Interrupted, stop_on_signals
+from matrix.spec import RunSpec
+from matrix.spec.redact import redact_arguments
+
+
+class Jobs:
+    """Runs jobs one after another and remembers what came of them.
+
+    Args:
+        arguments: The command line as typed, without the program.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._arguments = arguments
+        self._console = Console()
+        self._session = Session(self._console)
+        self._outcomes: list[Outcome] = []
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every job went well, else the worst job's."""
+        return max((outcome.exit_code for outcome in self._outcomes), default=0)
+
+    def run(self, spec: RunSpec, sweep_dir: Path | None = None, number: int | None = None) -> float | None:
+        """Run one job; a job that fails is remembered and leaves the others alone.
+
+        Args:
+            spec: The checked spec.
+            sweep_dir: Folder of the sweep that the job belongs to.
+            number: The job's number in it.
+
+        Returns:
+            The first scorer's accuracy, for sweepers that search; None if there is none.
+
+        Raises:
+            Interrupted: The process was asked to stop.
+        """
+        run_dir = place(spec, sweep_dir, number)
+        with stop_on_signals():
+            try:
+                outcome = execute(spec, run_dir, self._session, self._console)
+            except Interrupted:
+                self._say_how_to_resume(run_dir.path, sweep_dir)
+                raise
+        self._outcomes.append(outcome)
+        for score in (outcome.summary or {}).get("scores", {}).values():
+            accuracy: float | None = score["accuracy"]
+            return accuracy
+        return None
+
+    def close(self) -> None:
+        """End what the jobs shared, and list them if they were several."""
+        self._session.close()
+        if len(self._outcomes) > 1:
+            self._show_all()
+
+    def _say_how_to_resume(self, run_dir: Path, sweep_dir: Path | None) -> None:
+        program = [sys.argv[0]] if sys.argv[0].endswith(" run") else ["python", sys.argv[0]]
+        kept = [a for a in redact_arguments(self._arguments) if not a.startswith(("run.dir=", "hydra.sweep.dir="))]
+        where = f"run.dir={_short(run_dir)}" if sweep_dir is None else f"hydra.sweep.dir={_short(sweep_dir)}"
+        print(f"\nResume with:\n  {shlex.join([*program, *kept, where])}", file=sys.stderr)
+
+    def _show_all(self) -> None:
+        table = Table(title="sweep", title_justify="left")
+        for column in ("job", "exit code", "rows", "accuracy"):
+            table.add_column(column)
+        for outcome in self._outcomes:
+            summary = outcome.summary or {"rows": {"ok": 0, "error": 0}, "scores": {}}
+            scores = ", ".join(f"{label} {score['accuracy']:.4f}" for label, score in summary["scores"].items())
+            rows = f"{summary['rows']['ok']} ok, {summary['rows']['error']} errors"
+            table.add_row(_short(outcome.run_dir), str(outcome.exit_code), rows, scores)
+        RichConsole(highlight=False).print(table)
+
+
+def _short(path: Path) -> str:
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

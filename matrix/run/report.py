@@ -1,0 +1,44 @@
+"""The summary on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+
+def show_summary(name: str, run_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Print scores and totals of a run to standard output."""
+    out = RichConsole(highlight=False)
+    table = Table(title=name, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for label, score in summary["scores"].items():
+        for key, text in _score_lines(score):
+            table.add_row(f"{label} {key}", text)
+    rows, tokens, time_s = summary["rows"], summary["tokens"], summary["time_s"]
+    table.add_section()
+    table.add_row("rows", f"{rows['ok']} ok, {rows['error']} errors")
+    table.add_row("generated tokens", f"{tokens['completion']} ({summary['speed']['generated_tokens_per_s']:.1f}/s)")
+    table.add_row("time", f"{time_s['total']:.1f} s ({time_s['until_ready']:.1f} s until the engine was ready)")
+    table.add_row("run dir", _short(run_dir))
+    out.print(table)
+
+
+def _score_lines(score: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    for key, value in score.items():
+        if key == "accuracy" and value is not None:
+            error = "" if score["stderr"] is None else f" ± {score['stderr']:.4f}"
+            lines.append((key, f"{value:.4f}{error}"))
+        elif "@" in key:
+            lines.append((key, f"{value:.4f}"))
+    lines.append(("unparsed", f"{score['unparsed']} of {score['samples']}"))
+    return lines
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

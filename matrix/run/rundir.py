@@ -1,0 +1,144 @@
+"""The run dir: everything that a run leaves, and what tells whether it may go on.
+
+- `spec.yaml`: the resolved spec, secrets redacted
+- `env.json`: code, packages, model, data and command line that made it
+- `rows/`: the row journal, one part file per writer, appended to while the run goes
+- `rows.jsonl`: all rows in input order, written when the run ends
+- `metrics.jsonl`: progress over time
+- `summary.json`: scores and totals
+- `run.log`: what happened, tracebacks included; `engine-*.log`: the engines' own words
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from matrix.errors import ConfigError, DataError, Problem
+from matrix.spec import RunSpec
+from matrix.spec.redact import redact
+
+# What may differ when a run dir is given again: it doesn't change what a row says.
+_FREE = ("cluster", "name", "run", "tracker", "workload")
+_FREE_OF_ENGINE = ("replicas", "device", "cpus", "kv_cache_gb", "env", "start_timeout_s", "base_url", "api_key_env")
+
+
+class RunDir:
+    """A run dir that was opened for one run.
+
+    Attributes:
+        path: The folder, absolute.
+        run_id: Its name, and the id in the tracker.
+        sweep_id: Name of the sweep's folder; None for a single run.
+        resumed: Whether it held a run already.
+    """
+
+    def __init__(self, path: Path, sweep_id: str | None = None) -> None:
+        self.path = path.resolve()
+        self.sweep_id = sweep_id
+        self.run_id = self.path.name if sweep_id is None else f"{sweep_id}-{self.path.name}"
+        self.resumed = (self.path / "spec.yaml").is_file()
+
+    @property
+    def rows(self) -> Path:
+        """Folder of the row journal."""
+        return self.path / "rows"
+
+    def open(self, spec: RunSpec) -> None:
+        """Make the folder, or check that what is there was made by the same spec.
+
+        Raises:
+            ConfigError: The spec differs in keys that change the rows; names them.
+            DataError: The folder holds something else.
+        """
+        plain = redact(spec.model_dump(mode="json"))
+        if self.resumed:
+            stored = yaml.safe_load((self.path / "spec.yaml").read_text())
+            problems = [
+                Problem(key, new, f"the run dir was made with {old}", "give the old value, or another run.dir")
+                for key, old, new in _differences(_fixed(stored), _fixed(plain))
+            ]
+            if problems:
+                title = f"{self.path} holds rows of a different spec and was left as it is; nothing was started."
+                raise ConfigError(problems, title)
+            return
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise DataError(f"run.dir={self.path}: holds files but no spec.yaml, so it is no run dir; give another")
+        self.rows.mkdir(parents=True, exist_ok=True)
+        _write(self.path / "spec.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+    def check_data(self, fingerprint: str) -> None:
+        """Refuse to go on with other data than the run began with.
+
+        Raises:
+            ConfigError: The data set's content has changed.
+        """
+        path = self.path / "env.json"
+        began_with = json.loads(path.read_text())["data"]["fingerprint"] if path.is_file() else fingerprint
+        if began_with != fingerprint:
+            message = "the data set's content is not the one that this run dir began with"
+            raise ConfigError([Problem("dataset", fingerprint, message, "the old data, or another run.dir")])
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Write `env.json`; what an earlier start of the same run wrote goes into its `earlier` list."""
+        path = self.path / "env.json"
+        earlier = []
+        if path.is_file():
+            before = json.loads(path.read_text())
+            earlier = [*before.pop("earlier", []), before]
+        _write(path, json.dumps({**environment, "earlier": earlier}, indent=2) + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`."""
+        _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def open_metrics(self) -> TextIO:
+        """Open `metrics.jsonl` for appending, line by line."""
+        return (self.path / "metrics.jsonl").open("a", buffering=1)
+
+
+def place(spec: RunSpec, sweep_dir: Path | None = None, job: int | None = None) -> RunDir:
+    """Find the run dir: the one that is asked for, the job's own in its sweep, or a new one.
+
+    Raises:
+        DataError: `run.dir` is no folder.
+    """
+    if sweep_dir is not None and job is not None:
+        return RunDir(sweep_dir / str(job), sweep_id=sweep_dir.name)
+    if spec.run.dir is not None:
+        path = Path(spec.run.dir).expanduser()
+        if path.exists() and not path.is_dir():
+            raise DataError(f"run.dir={path}: is a file, not a folder")
+        return RunDir(path)
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return RunDir(Path(spec.run.root).expanduser() / spec.name / run_id)
+
+
+def _fixed(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a stored spec that changes what the rows say."""
+    fixed = {key: value for key, value in spec.items() if key not in _FREE}
+    fixed["engine"] = {key: value for key, value in spec["engine"].items() if key not in _FREE_OF_ENGINE}
+    return fixed
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = list(dict.fromkeys([*old, *new]))
+        return [
+            difference
+            for name in names
+            for difference in _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+        ]
+    return [] if old == new else [(key, old, new)]
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,129 @@
+"""What jobs of one process share: the cluster, and the engine as long as the next job wants the same one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matrix.check import gpus_per_node
+from matrix.cluster import RayCluster, connect
+from matrix.errors import AppError
+from matrix.models.source import ResolvedModel
+from matrix.run.console import Console, log
+from matrix.run.stop import undisturbed
+from matrix.spec import OpenAIEngine, RunSpec, VllmEngine
+
+if TYPE_CHECKING:
+    from matrix.apps.deploy import App
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where a model can be talked to.
+
+    Attributes:
+        urls: Base URLs of its servers, each up to and including `/v1`.
+        api_key: What they ask for; None: nothing.
+        waited_s: Seconds from asking for it to its being ready, cluster included.
+        engine_s: The engine's own part of it; 0 when it was up.
+    """
+
+    urls: list[str]
+    api_key: str | None
+    waited_s: float
+    engine_s: float
+
+
+class Session:
+    """Cluster and engine of this process; close it to end what it started."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._cluster: RayCluster | None = None
+        self._app: App | None = None
+        self._app_key: Any = None
+
+    def serve(self, spec: RunSpec, source: ResolvedModel | None, log_dir: Path) -> Served:
+        """Make the spec's model available: as it is if the job before had the same, else on the cluster.
+
+        Raises:
+            ClusterError: The cluster could not be had.
+            AppError: The engine failed.
+        """
+        started = time.monotonic()
+        if isinstance(spec.engine, OpenAIEngine):
+            key = os.environ[spec.engine.api_key_env] if spec.engine.api_key_env else None
+            return Served([spec.engine.base_url.rstrip("/")], key, 0.0, 0.0)
+        assert source is not None  # noqa: S101 - only a server that is already there has no source
+        self._join(spec)
+        engine_s = self._deploy(spec, spec.engine, source, log_dir)
+        from matrix.apps.deploy import urls
+
+        assert self._app is not None  # noqa: S101 - deployed above
+        return Served(urls(self._app), self._app.api_key, time.monotonic() - started, engine_s)
+
+    def urls(self) -> list[str]:
+        """The replicas' addresses now."""
+        from matrix.apps.deploy import urls
+
+        return urls(self._app) if self._app else []
+
+    def close(self) -> None:
+        """Remove the engine, and the cluster if this process started it."""
+        if self._cluster is None:
+            return
+        with undisturbed(), self._console.stage("Stopping the engine and the cluster"):
+            self._remove_app()
+            self._cluster.stop()
+            self._cluster = None
+
+    def _join(self, spec: RunSpec) -> None:
+        if self._cluster is not None and self._cluster.spec == spec.cluster:
+            return
+        self.close()
+        what = "Starting Ray on this machine" if spec.cluster.kind == "local" else "Joining the Ray cluster"
+        with self._console.stage(what):
+            from matrix.apps.deploy import start_serve
+
+            self._cluster = connect(spec.cluster)
+            start_serve()
+
+    def _deploy(self, spec: RunSpec, engine: VllmEngine, source: ResolvedModel, log_dir: Path) -> float:
+        from matrix.apps import deploy
+
+        key = (spec.model, engine, source)
+        if self._app is not None and self._app_key == key and deploy.is_healthy(self._app):
+            log.info("Model %s is up from the job before", spec.model.name)
+            return 0.0
+        self._remove_app()
+        gpus = gpus_per_node(spec.cluster)
+        cpu = engine.device == "cpu" or (engine.device == "auto" and gpus == 0)
+        wanted = spec.model.tensor_parallel * spec.model.pipeline_parallel
+        if not cpu and wanted > gpus:
+            raise AppError(
+                f"model {spec.model.name} needs TP x PP = {wanted} GPUs and a node has {gpus}: this version launches "
+                "engines inside one node only; take a model that fits on a node"
+            )
+        started = time.monotonic()
+        where = "the CPU" if cpu else "GPUs"
+        with self._console.stage(f"Loading model {spec.model.name} into vLLM on {where}") as stage:
+            self._app, self._app_key = deploy.App(spec.model.name, engine.replicas, secrets.token_urlsafe(32)), key
+            deploy.deploy(self._app, spec.model, engine, source, log_dir, cpu=cpu)
+
+            def show(detail: str) -> None:
+                stage.detail = detail
+
+            deploy.wait_until_healthy(self._app, engine.start_timeout_s, show)
+        return time.monotonic() - started
+
+    def _remove_app(self) -> None:
+        if self._app is None:
+            return
+        from matrix.apps.deploy import remove
+
+        app, self._app, self._app_key = self._app, None, None
+        remove(app)

@@ -1,0 +1,64 @@
+"""The run spec: one experiment as frozen, typed data. Nothing here knows Hydra, Ray or a file system."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from matrix.spec.base import Spec
+from matrix.spec.cluster import AttachCluster, ClusterSpec, LocalCluster, SlurmCluster
+from matrix.spec.model import EngineSpec, ModelSpec, OpenAIEngine, SamplingSpec, VllmEngine
+from matrix.spec.tracker import NoTracker, TrackerSpec, WandbTracker
+from matrix.spec.workload import DatasetSpec, GenerateSpec, Message, PipelineSpec, ScorerSpec, WorkloadSpec
+
+__all__ = [
+    "AttachCluster",
+    "ClusterSpec",
+    "DatasetSpec",
+    "EngineSpec",
+    "GenerateSpec",
+    "LocalCluster",
+    "Message",
+    "ModelSpec",
+    "NoTracker",
+    "OpenAIEngine",
+    "PipelineSpec",
+    "RunOptions",
+    "RunSpec",
+    "SamplingSpec",
+    "ScorerSpec",
+    "SlurmCluster",
+    "Spec",
+    "TrackerSpec",
+    "VllmEngine",
+    "WandbTracker",
+    "WorkloadSpec",
+]
+
+
+class RunOptions(Spec):
+    """Where the run writes."""
+
+    root: str = "outputs"
+    """Folder of all run dirs."""
+    dir: str | None = None
+    """The run dir; one that exists is resumed. None: `<root>/<name>/<run id>`."""
+
+
+class RunSpec(Spec):
+    """One experiment."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.+=,-]+$")
+    """Folder under `run.root`, and the run's name in the tracker."""
+    seed: int = Field(ge=0)
+    """Trial number t samples with `seed + t`."""
+    trials: int = Field(gt=0)
+    """Times that every row is asked for."""
+    cluster: ClusterSpec
+    engine: EngineSpec
+    model: ModelSpec
+    sampling: SamplingSpec
+    dataset: DatasetSpec
+    pipeline: PipelineSpec
+    tracker: TrackerSpec
+    workload: WorkloadSpec
+    run: RunOptions
