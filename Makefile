@@ -31,8 +31,8 @@ integration: setup  ## Run the tests with real Ray and vLLM (minutes); ARGS goes
 	$(PY) -m pytest -m integration $(ARGS)
 
 config: setup  ## Write tests/conf/default.yaml, the composed default config, anew
-	$(PY) -m matrix.compose > tests/conf/default.yaml.new
-	mv tests/conf/default.yaml.new tests/conf/default.yaml
+	$(PY) -m matrix.compose > .cache/default.yaml
+	mv .cache/default.yaml tests/conf/default.yaml
 
 lock:  ## Write requirements.lock anew from pyproject.toml (needs the network)
 	bash scripts/lock.sh

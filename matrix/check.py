@@ -121,8 +121,11 @@ def _fit(cluster: ClusterSpec, engine: EngineSpec, model: ModelSpec) -> list[Pro
         message = f"a tensor parallel group stays inside a node, and a node has {gpus} GPUs (cluster.gpus_per_node)"
         problems.append(Problem("model.tensor_parallel", model.tensor_parallel, message, hint))
     elif wanted > gpus * nodes:
-        message = f"{engine.replicas} replicas x TP x PP need {wanted} GPUs, the cluster has {nodes} x {gpus}"
-        problems.append(Problem("engine.replicas", engine.replicas, message, "fewer replicas or more nodes"))
+        needed = f"{engine.replicas} x {model.tensor_parallel} x {model.pipeline_parallel}"
+        message = f"replicas x TP x PP = {needed} GPUs, the cluster has {nodes} x {gpus}"
+        more = f"{'cluster.workers' if isinstance(cluster, SlurmCluster) else 'cluster.nodes'}={-(-wanted // gpus)}"
+        hint = "fewer replicas or a smaller model" + ("" if isinstance(cluster, LocalCluster) else f", or {more}")
+        problems.append(Problem("engine.replicas", engine.replicas, message, hint))
     share = float(_args(engine, model).get("gpu_memory_utilization") or _GPU_SHARE)
     room_gb = model.tensor_parallel * model.pipeline_parallel * cluster.gpu_memory_gb * share
     if weights_gb > room_gb:

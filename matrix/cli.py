@@ -45,40 +45,61 @@ def main() -> None:
 
 def run() -> None:
     """Compose the command line's experiment, or each job of its sweep, run it, and exit with what came of it."""
-    typed = sys.argv[1:]
-    sys.argv[1:] = open_mappings(typed)
-    # Hydra would print one error and a stack; with this it raises, and all problems are said at once.
+    command = _Command(sys.argv[1:])
+    # Hydra's parser wants flags before overrides or after them, not between.
+    sys.argv[1:] = sorted(open_mappings(sys.argv[1:]), key=lambda argument: argument not in ("-m", "--multirun"))
+    # Hydra would print its first error and a stack; with this it raises, and all problems are said at once.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    arguments = get_args_parser().parse_args()
-    jobs: list[Jobs] = []
-
-    @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")
-    def job(cfg: DictConfig) -> float | None:
-        spec = to_spec(cfg)
-        from matrix.run.jobs import Jobs
-
-        if not jobs:
-            jobs.append(Jobs(typed))
-        runtime = HydraConfig.get()
-        if runtime.mode == RunMode.MULTIRUN:
-            return jobs[0].run(spec, Path(runtime.sweep.dir), int(runtime.job.num))
-        return jobs[0].run(spec)
-
     try:
-        if arguments.multirun:
-            check_sweep(arguments.overrides)
-        job()
-        code = jobs[0].exit_code if jobs else 0
-    except COMPOSITION_ERRORS as error:
-        code = _say(explain(arguments.overrides, error))
-    except MatrixError as error:
-        code = _say(error)
+        code = command.execute()
     except KeyboardInterrupt as stopped:
         code = getattr(stopped, "exit_code", 130)
     finally:
-        if jobs:
-            jobs[0].close()
+        command.close()
     sys.exit(code)
+
+
+class _Command:
+    """One command line: a run, or the jobs of a sweep."""
+
+    def __init__(self, typed: list[str]) -> None:
+        self._typed = typed
+        self._jobs: Jobs | None = None
+        self._refused = 0
+
+    def execute(self) -> int:
+        """Hand the command line to Hydra; return the exit code, the worst job's for a sweep."""
+        arguments = get_args_parser().parse_args()
+        try:
+            if arguments.multirun:
+                check_sweep(arguments.overrides)
+            hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")(self._job)()
+        except COMPOSITION_ERRORS as error:
+            return _say(explain(arguments.overrides, error))
+        except MatrixError as error:
+            return _say(error)
+        return max(self._refused, self._jobs.exit_code if self._jobs else 0)
+
+    def close(self) -> None:
+        """End what the jobs shared."""
+        if self._jobs:
+            self._jobs.close()
+
+    def _job(self, cfg: DictConfig) -> float | None:
+        """Run one job; its headline score is what a sweeper that searches gets."""
+        try:
+            spec = to_spec(cfg)
+            from matrix.run.jobs import Jobs
+
+            self._jobs = self._jobs or Jobs(self._typed)
+            runtime = HydraConfig.get()
+            if runtime.mode == RunMode.MULTIRUN:
+                return self._jobs.run(spec, Path(runtime.sweep.dir), int(runtime.job.num))
+            return self._jobs.run(spec)
+        except MatrixError as error:
+            # Raised, Hydra would say more of it than there is to say.
+            self._refused = max(self._refused, _say(error))
+            return None
 
 
 def _say(error: MatrixError) -> int:

@@ -67,7 +67,12 @@ def to_spec(cfg: DictConfig) -> RunSpec:
     """
     from matrix.check import check
 
-    spec, problems = check(_plain(cfg))
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    for key in missing:
+        OmegaConf.update(cfg, key, None)
+    spec, found = check(_plain(cfg))
+    problems = [Problem(key, None, "has no default", f"give it: {key}=VALUE") for key in missing]
+    problems += [problem for problem in found if not any(key.startswith(problem.key) for key in missing)]
     if spec is None or problems:
         raise ConfigError(problems)
     return spec
@@ -102,7 +107,9 @@ def explain(overrides: Sequence[str], failure: Exception) -> ConfigError:
     try:
         parsed = OverridesParser.create().parse_overrides(open_mappings(overrides))
     except HydraException as error:
-        return ConfigError([Problem("command line", None, str(error))])
+        shown = str(error).partition("See https")[0].partition(": ")[2].splitlines()
+        hint = "quote what the shell or Hydra would take apart: 'key=\"a b\"'"
+        return ConfigError([Problem("command line", None, f"not an override: {shown[0].strip()}", hint)])
     ours = [override for override in parsed if not override.key_or_group.startswith("hydra.")]
     problems, good = _unknown_options(ours, _group_options([o.input_line or "" for o in parsed if o not in ours]))
     try:
@@ -121,11 +128,10 @@ def explain(overrides: Sequence[str], failure: Exception) -> ConfigError:
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         key = str(getattr(error, "full_key", None) or "config")
-        hint = f"give it: {key}=VALUE" if "mandatory" in str(error).lower() else ""
-        raise ConfigError([Problem(key, None, str(error).splitlines()[0], hint)]) from error
+        raise ConfigError([Problem(key, None, str(error).splitlines()[0])]) from error
     assert isinstance(plain, dict)  # noqa: S101 - a DictConfig gives a dict
     return {str(key): value for key, value in plain.items()}
 

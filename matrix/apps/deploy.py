@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ def start_serve() -> None:
     """Start Ray Serve's control plane without its proxies: our clients go straight to the replicas (D1)."""
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False})
 
 
@@ -51,6 +53,8 @@ def deploy(app: App, model: ModelSpec, engine: VllmEngine, source: ResolvedModel
     """
     from ray import serve
 
+    # Only a hub id has a revision that the engine could ask for.
+    revision = None if Path(source.path).is_dir() else source.revision
     gpus = model.tensor_parallel * model.pipeline_parallel
     options: dict[str, object] = (
         {"num_cpus": engine.cpus} if cpu else {"num_cpus": engine.cpus * gpus, "num_gpus": gpus}
@@ -67,7 +71,7 @@ def deploy(app: App, model: ModelSpec, engine: VllmEngine, source: ResolvedModel
     )
     application = deployment.bind(
         app.name,
-        serve_command(model, engine, source.path, source.revision, cpu=cpu),
+        serve_command(model, engine, source.path, revision, cpu=cpu),
         engine_environment(engine, app.api_key, cpu=cpu),
         str(log_dir),
         engine.start_timeout_s,

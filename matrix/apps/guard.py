@@ -44,18 +44,19 @@ def main(command: list[str]) -> int:
             break
         if 0 in ready and not os.read(0, 4096):
             break
-    _end_tree()
+    _end_tree(child)
     code = child.wait()
     return 128 - code if code < 0 else code
 
 
-def _end_tree() -> None:
+def _end_tree(child: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _GRACE_S
     _signal_all(signal.SIGTERM)
-    while _descendants():
+    while child.poll() is None or _descendants():
         if time.monotonic() > deadline:
             _signal_all(signal.SIGKILL)
-        _reap()
+        if child.returncode is not None:
+            _reap()
         time.sleep(0.05)
 
 

@@ -70,27 +70,38 @@ class S3Source:
         Raises:
             AppError: No credentials, no access, no model under the prefix, or neither bucket nor cache have it.
         """
-        # botocore comes with boto3 and only with it.
-        from boto3.session import botocore
+        import boto3.exceptions
+        from boto3.session import botocore  # boto3 brings it along and nothing else does
 
-        client = self._client()
         try:
-            listing = self._listing(client)
-            folder = self._fetched(client, listing, say)
-        except (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError) as error:
-            folder = self._newest(error)
-            say(f"{self.origin} cannot be reached ({error}); taking what the cache has, {folder}")
+            folder = self._current(say)
         except botocore.exceptions.NoCredentialsError as error:
             raise AppError(
                 f"model.source={self.origin}: there are no AWS credentials. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY"
             ) from error
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        except (
+            botocore.exceptions.BotoCoreError,
+            botocore.exceptions.ClientError,
+            boto3.exceptions.Boto3Error,
+        ) as error:
             raise AppError(
                 f"model.source={self.origin}: {error}. Check the bucket and its region (AWS_REGION), the credentials "
-                "(AWS_PROFILE) and, for a store that isn't Amazon's, AWS_ENDPOINT_URL"
+                "(AWS_PROFILE) and, for a store that isn't Amazon's, AWS_ENDPOINT_URL; what was fetched is kept"
             ) from error
         return ResolvedModel(str(folder), folder.name, checksum(folder, say), self.origin)
+
+    def _current(self, say: Say) -> Path:
+        from boto3.session import botocore
+
+        client = self._client()
+        try:
+            listing = self._listing(client)
+        except (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError) as error:
+            folder = self._newest(error)
+            say(f"{self.origin} cannot be reached ({error}); taking what the cache has, {folder}")
+            return folder
+        return self._fetched(client, listing, say)
 
     @property
     def _base(self) -> Path:

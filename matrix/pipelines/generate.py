@@ -52,6 +52,9 @@ class Generate:
         """Work through the examples, `workload.concurrency` at a time; rows in `done` are left out.
 
         The trials of a row follow one another, so that they find its prompt in the engine's prefix cache.
+
+        Raises:
+            DataError: A row could not be written; what was in flight is dropped.
         """
         work = self._work(examples, done)
 
@@ -59,9 +62,12 @@ class Generate:
             for example, trial in work:
                 self._emit(await self._row(example, trial))
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._spec.workload.concurrency):
-                group.create_task(worker())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._spec.workload.concurrency):
+                    group.create_task(worker())
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from several
 
     def _work(self, examples: Iterable[Example], done: Collection[RowKey]) -> Iterator[Work]:
         for example in examples:

@@ -298,7 +298,7 @@ def _canonical_math(expression: Any, source: str) -> str:
         expression: What math-verify parsed: a SymPy object, or a string where it is none.
         source: The text it was parsed from; the answer where SymPy can't evaluate it or it is too long to print.
     """
-    import sympy  # type: ignore[import-untyped]
+    import sympy
 
     if isinstance(expression, sympy.Eq) and expression.lhs.is_Symbol:
         expression = expression.rhs

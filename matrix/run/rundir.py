@@ -34,7 +34,7 @@ class RunDir:
 
     Attributes:
         path: The folder, absolute.
-        run_id: Its name, and the id in the tracker.
+        run_id: Id in the tracker; a resumed run keeps it.
         sweep_id: Name of the sweep's folder; None for a single run.
         resumed: Whether it held a run already.
     """
@@ -42,8 +42,11 @@ class RunDir:
     def __init__(self, path: Path, sweep_id: str | None = None) -> None:
         self.path = path.resolve()
         self.sweep_id = sweep_id
-        self.run_id = self.path.name if sweep_id is None else f"{sweep_id}-{self.path.name}"
         self.resumed = (self.path / "spec.yaml").is_file()
+        environment = self.path / "env.json"
+        known = json.loads(environment.read_text()).get("run_id") if environment.is_file() else None
+        # Folder names repeat (the jobs of every sweep are 0, 1, ...), and the tracker wants one id for one run dir.
+        self.run_id: str = known or f"{self.path.name}-{secrets.token_hex(3)}"
 
     @property
     def rows(self) -> Path:
@@ -92,7 +95,7 @@ class RunDir:
         if path.is_file():
             before = json.loads(path.read_text())
             earlier = [*before.pop("earlier", []), before]
-        _write(path, json.dumps({**environment, "earlier": earlier}, indent=2) + "\n")
+        _write(path, json.dumps({"run_id": self.run_id, **environment, "earlier": earlier}, indent=2) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
@@ -107,17 +110,18 @@ def place(spec: RunSpec, sweep_dir: Path | None = None, job: int | None = None) 
     """Find the run dir: the one that is asked for, the job's own in its sweep, or a new one.
 
     Raises:
-        DataError: `run.dir` is no folder.
+        ConfigError: `run.dir` is no folder.
     """
     if sweep_dir is not None and job is not None:
         return RunDir(sweep_dir / str(job), sweep_id=sweep_dir.name)
     if spec.run.dir is not None:
         path = Path(spec.run.dir).expanduser()
         if path.exists() and not path.is_dir():
-            raise DataError(f"run.dir={path}: is a file, not a folder")
+            hint = "the run dir to resume, or a new one"
+            raise ConfigError([Problem("run.dir", path, "is a file, not a folder", hint)])
         return RunDir(path)
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    return RunDir(Path(spec.run.root).expanduser() / spec.name / run_id)
+    folder = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return RunDir(Path(spec.run.root).expanduser() / spec.name / folder)
 
 
 def _fixed(spec: Mapping[str, Any]) -> dict[str, Any]:

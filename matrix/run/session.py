@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matrix.check import gpus_per_node
-from matrix.cluster import RayCluster, connect
+from matrix.cluster.ray import RayCluster, connect
 from matrix.errors import AppError
 from matrix.models.source import ResolvedModel
 from matrix.run.console import Console, log

@@ -14,7 +14,8 @@ class DatasetSpec(Spec):
 
     name: str
     path: str | None = None
-    """File of rows (`.jsonl`, `.json`, `.csv` or `.parquet`) that is read instead of the hub."""
+    """File of rows that is read instead of the hub: `.jsonl`, `.json` or `.csv` (also `.gz`, `.zst`) or `.parquet`;
+    `package:PACKAGE/FILE` is a file inside an installed package."""
     hub: str | None = None
     """Data set id on the hub, such as `openai/gsm8k`."""
     subset: str | None = None
@@ -83,7 +84,7 @@ class WorkloadSpec(Spec):
     concurrency: int = Field(default=64, gt=0)
     """Requests in flight."""
     request_timeout_s: float = Field(default=600, gt=0)
-    max_attempts: int = Field(default=4, gt=0)
+    max_attempts: int = Field(default=6, gt=0)
     """Tries per row, the first included; only failures that another try can mend are tried again."""
     progress_every_s: float = Field(default=5, gt=0)
     """Seconds between log lines (without a terminal) and between records in metrics.jsonl."""

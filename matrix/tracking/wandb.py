@@ -57,7 +57,7 @@ class WandbTracker:
         self._notice: str | None = None
 
     def start(self, job: JobInfo) -> None:
-        """Open the run: 0.5 s offline, 1 to 2 s online, 0.7 s of them for loading wandb the first time."""
+        """Open the run: 0.15 s offline, about 1 s online, and another 1 s for the first one (wandb and its service)."""
         mode = choose_mode(self._spec)
         if mode == "disabled":
             log.info("W&B is disabled in this environment: nothing is logged there")

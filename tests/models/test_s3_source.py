@@ -196,6 +196,33 @@ def test_a_bucket_that_isnt_there_is_an_error_with_the_ways_out(bucket):
         resolve("s3://no-such-bucket/x", print)
 
 
+def test_a_connection_lost_in_the_download_is_no_reason_to_take_an_old_folder(bucket, monkeypatch):
+    resolve(SOURCE, print)
+    bucket("model-2.safetensors", b"new")
+    fetched = s3.S3Source._fetched
+
+    def fetch(self, client, listing, say):
+        client.meta.events.register("before-send.s3.*", lambda request, **kwargs: unplug(request))
+        return fetched(self, client, listing, say)
+
+    def unplug(request):
+        from botocore.exceptions import EndpointConnectionError
+
+        raise EndpointConnectionError(endpoint_url=request.url)
+
+    monkeypatch.setattr(s3.S3Source, "_fetched", fetch)
+
+    with pytest.raises(AppError, match=r"Could not connect[\s\S]*what was fetched is kept"):
+        resolve(SOURCE, print)
+
+
+def test_an_unknown_profile_is_an_error_with_the_ways_out(server, credentials, monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+
+    with pytest.raises(AppError, match=r"no-such-profile[\s\S]*AWS_PROFILE"):
+        resolve(SOURCE, print)
+
+
 def test_without_credentials_the_error_says_how_to_give_them(server, no_credentials, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
 

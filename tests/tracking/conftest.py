@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
+import matrix
 from matrix.tracking.tracker import JobInfo
 
 
@@ -23,6 +24,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(matrix.__file__).parents[1]))
     monkeypatch.chdir(tmp_path)
     yield tmp_path
 

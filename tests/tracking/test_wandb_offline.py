@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -210,11 +211,30 @@ def test_the_job_goes_on_when_the_service_dies(make_job: Make, caplog: pytest.Lo
     assert _logged(make_job("b")).exit_code == 0
 
 
-@pytest.fixture
-def refusing_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server that knows no key."""
+def test_an_interrupt_of_the_whole_process_group_leaves_time_to_close_the_run(make_job: Make) -> None:
+    job = make_job()
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from matrix.spec.tracker import WandbTracker
+from matrix.tracking.tracker import JobInfo, make_tracker
+tracker = make_tracker(WandbTracker(kind="wandb", mode="offline"))
+tracker.start(JobInfo("n", "one", Path({str(job.run_dir)!r}), None, "qa", {{}}, (), "run.py"))
+tracker.log({{"rows_per_s": 1.0}}, 1)
+try:
+    os.killpg(0, signal.SIGINT)
+    time.sleep(60)
+except KeyboardInterrupt:
+    tracker.finish({{}}, 130, None)
+"""
+    subprocess.run([sys.executable, "-c", code], start_new_session=True, timeout=60, check=True)
+    logged = _logged(job)
+    assert (logged.exit_code, logged.summary["rows_per_s"]) == (130, 1.0)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+
+@pytest.fixture(params=["refused key", "no server"])
+def unusable_server(place: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    class Refusing(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
             self.send_response(401)
@@ -224,24 +244,19 @@ def refusing_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    monkeypatch.setattr(wandb_module, "INIT_TIMEOUT_S", 2)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        port = server.server_address[1] if request.param == "refused key" else 1
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+        yield
         server.shutdown()
 
 
-@pytest.mark.parametrize("reason", ["refused key", "no server"])
 def test_a_server_that_cannot_be_used_makes_the_run_offline(
-    reason: str,
-    refusing_server: str,
-    make_job: Make,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
+    unusable_server: None, make_job: Make, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(wandb_module, "INIT_TIMEOUT_S", 2)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_BASE_URL", refusing_server if reason == "refused key" else "http://127.0.0.1:1")
     job = make_job()
     with caplog.at_level(logging.WARNING):
         tracker = _track(job, _spec(mode="auto"))

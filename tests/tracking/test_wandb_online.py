@@ -35,9 +35,12 @@ KEY = "local" + "0" * 40  # The server's built-in key of its default user.
 OPENWANDB = os.environ.get("MATRIX_OPENWANDB") or shutil.which("openwandb")
 SUMMARY = {"rows": {"total": 2, "ok": 1}, "scores": {"exact": {"mean": 0.5}}}
 
-pytestmark = pytest.mark.skipif(
-    OPENWANDB is None, reason="no openwandb server: put it on PATH or name its command in MATRIX_OPENWANDB"
-)
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(
+        OPENWANDB is None, reason="no openwandb server: put it on PATH or name its command in MATRIX_OPENWANDB"
+    ),
+]
 
 Make = Callable[..., JobInfo]
 

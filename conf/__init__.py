@@ -1,0 +1,1 @@
+"""The config groups; a package, so that `pkg://matrix.conf` can stand in a search path of Hydra."""

@@ -1,0 +1,145 @@
+"""Composition: every option of every group, every problem at once, and the default config under version control."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from matrix.compose import CONFIG_DIR, check_sweep, compose_spec
+from matrix.errors import ConfigError
+from matrix.spec import RunSpec
+from tests.command import ROOT, environment, run
+
+GROUPS = ("cluster", "engine", "sampling", "dataset", "pipeline", "tracker", "recipes", "model")
+# What an option can't do without.
+NEEDS = {
+    "dataset=jsonl": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
+    "pipeline=generate": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
+    "pipeline=mcq": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
+    "engine=openai": ["engine.api_key_env=null"],
+}
+OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONFIG_DIR, group).glob("*.yaml"))]
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        compose_spec(["tracker=none", *overrides])
+    return [str(problem) for problem in raised.value.problems]
+
+
+def test_the_groups_are_where_they_should_be() -> None:
+    assert {option.partition("=")[0] for option in OPTIONS} == set(GROUPS)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_validates(option: str) -> None:
+    big = ["cluster=slurm", "cluster.workers=3"] if option.startswith(("model=", "recipes=")) else []
+    spec = compose_spec([*big, option, *NEEDS.get(option, [])])
+    assert isinstance(spec, RunSpec)
+
+
+def test_a_comment_stands_above_every_field_of_every_file() -> None:
+    for file in Path(CONFIG_DIR).rglob("*.yaml"):
+        lines = file.read_text().splitlines()
+        assert lines[0].startswith("#"), f"{file}: the first line says what the file is"
+        for above, line in zip(lines, lines[1:], strict=False):
+            field = line.strip().partition(":")[0]
+            if (
+                ":" not in line
+                or line.startswith((" " * 3, "#", "-"))
+                or field in {"defaults", "hydra", "kind", "name"}
+            ):
+                continue
+            if "hydra" in file.parts or file.name == "config.yaml":
+                continue
+            is_block = not line.partition(":")[2].strip()
+            assert "#" in above or is_block or above.strip().startswith("-"), f"{file}: no comment above '{line}'"
+
+
+def test_the_composed_default_config_is_up_to_date() -> None:
+    composed = subprocess.run(
+        [sys.executable, "-m", "matrix.compose"], env=environment(), capture_output=True, text=True, check=True
+    ).stdout
+    assert (ROOT / "docs" / "default_config.yaml").read_text() == composed, "run `make config` and look at the change"
+
+
+def test_every_problem_is_said_at_once() -> None:
+    said = problems(
+        "model=lama70b", "sampling.temperature=hot", "enigne=vllm", "dataset.path=nope.jsonl", "trials=0",
+        "workload.concurency=3", "+sampling.temprature=1", "cluster=slurm",
+    )  # fmt: skip
+    assert set(said) == {
+        "model=lama70b: no such option of 'model' (did you mean llama70b?)",
+        "sampling.temperature=hot: should be a valid number, unable to parse string as a number",
+        "enigne=vllm: no such key (did you mean engine?)",
+        said[[line.startswith("dataset.path=nope.jsonl: no such file") for line in said].index(True)],
+        "trials=0: should be greater than 0",
+        "workload.concurency=3: no such key (did you mean workload.concurrency?)",
+        "sampling.temprature=1: no such key (did you mean temperature?)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "hint"),
+    [
+        (["cluster=slurm", "cluster.gpus_per_node=4", "model=llama8b", "model.tensor_parallel=8"], "tensor_parallel=8", "at most 4"),
+        (["cluster=slurm", "model=llama405b"], "engine.replicas=1", "cluster.workers=2"),
+        (["cluster=slurm", "model=llama70b", "model.tensor_parallel=1"], "model.name=llama70b", "raise model.tensor_parallel"),
+        (["cluster.gpus_per_node=0", "model=llama70b"], "model.tensor_parallel=4", "cluster=slurm"),
+        (["cluster.gpus_per_node=0", "model.parameters_b=700"], "model.name=smollm2", "a smaller model"),
+        (["engine=openai", "engine.api_key_env=NOT_THERE"], "engine.api_key_env=NOT_THERE", "export NOT_THERE"),
+        (["cluster.kind=k8s"], "cluster.kind=k8s", "local"),
+        (["dataset=jsonl"], "dataset.path", "dataset.path=VALUE"),
+        (["model.source=./nope"], "model.source=./nope", ""),
+        (["model.source=package:nope"], "model.source=package:nope", "pip install"),
+        (["cluster=attach", "cluster.token_path=nope"], "cluster.token_path=nope", "token file"),
+        (["name=a/b"], "name=a/b", ""),
+        (["pipeline.prompt=[]"], "pipeline", "pipeline.messages_key"),
+        (["pipeline.scorers.0.reference='{{'"], "pipeline.scorers.0.reference", ""),
+        (["'foo"], "command line", "quote"),
+    ],
+)  # fmt: skip
+def test_a_problem_names_the_key_the_value_and_the_way_out(overrides: list[str], key: str, hint: str) -> None:
+    (said,) = problems(*overrides)
+    assert key in said
+    assert hint in said
+
+
+def test_an_engine_argument_needs_no_plus() -> None:
+    spec = compose_spec(["engine.args.max_num_seqs=3", "engine.env.A=b", "sampling.extra.ignore_eos=true"])
+    assert spec.engine.model_dump()["args"] == {"max_num_seqs": 3}
+    assert spec.sampling.extra == {"ignore_eos": True}
+
+
+def test_a_sweep_is_checked_as_a_whole() -> None:
+    check_sweep(["tracker=none", "sampling.temperature=0,0.5", "model=smollm2"])
+    with pytest.raises(ConfigError) as raised:
+        check_sweep(["tracker=none", "sampling.temperature=0,hot", "model=smollm2,lama8b"])
+    said = [str(problem) for problem in raised.value.problems]
+    assert len(said) == 2
+    assert any("sampling.temperature=hot" in line for line in said)
+    assert any("did you mean llama8b" in line for line in said)
+
+
+def test_a_spec_is_frozen_and_a_pipeline_brings_its_data_set() -> None:
+    spec = compose_spec(["pipeline=gsm8k", "dataset.limit=3"])
+    assert (spec.dataset.hub, spec.dataset.limit, spec.sampling.temperature) == ("openai/gsm8k", 3, 0)
+    with pytest.raises(ValueError, match="frozen"):
+        spec.trials = 2  # type: ignore[misc]
+
+
+def test_recipes_of_a_users_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /pipeline: gsm8k\n  - override /sampling: reasoning\ntrials: 3\n"
+    )
+    done = run(tmp_path, f"hydra.searchpath=[file://{tmp_path}]", "recipes=mine", "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    assert "trials: 3" in done.stdout
+    assert "hub: openai/gsm8k" in done.stdout
+    wrong = run(tmp_path, f"hydra.searchpath=[file://{tmp_path}]", "recipes=mien")
+    assert wrong.returncode == 2
+    assert "did you mean mine?" in wrong.stderr

@@ -1,0 +1,58 @@
+"""What answers at once imports nothing heavy, and takes little longer than Hydra itself."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.command import ROOT, environment
+
+HEAVY = ("ray", "torch", "vllm", "transformers", "wandb", "datasets", "sympy", "aiohttp", "openai", "rich")
+SPY = """
+import atexit, runpy, sys
+atexit.register(lambda: print("IMPORTED", *sorted(sys.modules), file=sys.stderr))
+sys.argv = [{program!r}, *{arguments!r}]
+runpy.run_path({program!r}, run_name="__main__")
+"""
+EMPTY = """
+import hydra
+@hydra.main(version_base="1.3", config_path=None)
+def main(cfg): pass
+main()
+"""
+COMMANDS = (["--help"], ["--cfg", "job"], ["sampling.temperature=hot", "dataset.path=nope.jsonl"], ["model=lama8b"])
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_nothing_heavy_is_imported(arguments: list[str], tmp_path: Path) -> None:
+    script = SPY.format(program=str(ROOT / "run.py"), arguments=arguments)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    imported = set(done.stderr.rpartition("IMPORTED")[2].split())
+    assert "hydra" in imported, done.stderr
+    assert imported.isdisjoint(HEAVY), imported & set(HEAVY)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_it_takes_little_longer_than_an_empty_hydra_app(arguments: list[str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.py"
+    empty.write_text(EMPTY)
+
+    def once(program: Path, *more: str) -> float:
+        started = time.perf_counter()
+        subprocess.run(
+            [sys.executable, str(program), *more], cwd=tmp_path, env=environment(), capture_output=True, check=False
+        )
+        return time.perf_counter() - started
+
+    # Side by side, so that what else the machine does weighs on both; the least disturbed of several counts.
+    pairs = [(once(ROOT / "run.py", *arguments), once(empty)) for _ in range(7)]
+    ours, theirs = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
+    median = statistics.median(pair[0] / pair[1] for pair in pairs)
+    assert min(ours / theirs, median) < 1.5, f"{ours:.2f} s against {theirs:.2f} s"
