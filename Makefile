@@ -30,9 +30,9 @@ unit: setup  ## Run the unit tests (seconds); ARGS="-k rows -x" goes to pytest
 integration: setup  ## Run the tests with real Ray and vLLM (minutes); ARGS goes to pytest
 	$(PY) -m pytest -m integration $(ARGS)
 
-config: setup  ## Write tests/conf/default.yaml, the composed default config, anew
-	$(PY) -m matrix.compose > .cache/default.yaml
-	mv .cache/default.yaml tests/conf/default.yaml
+config: setup  ## Write docs/default_config.yaml, the composed default config, anew
+	$(PY) -m matrix.compose > .venv/default_config.yaml
+	mv .venv/default_config.yaml docs/default_config.yaml
 
 lock:  ## Write requirements.lock anew from pyproject.toml (needs the network)
 	bash scripts/lock.sh

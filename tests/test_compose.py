@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,18 +47,11 @@ def test_a_comment_stands_above_every_field_of_every_file() -> None:
     for file in Path(CONFIG_DIR).rglob("*.yaml"):
         lines = file.read_text().splitlines()
         assert lines[0].startswith("#"), f"{file}: the first line says what the file is"
-        for above, line in zip(lines, lines[1:], strict=False):
-            field = line.strip().partition(":")[0]
-            if (
-                ":" not in line
-                or line.startswith((" " * 3, "#", "-"))
-                or field in {"defaults", "hydra", "kind", "name"}
-            ):
-                continue
-            if "hydra" in file.parts or file.name == "config.yaml":
-                continue
-            is_block = not line.partition(":")[2].strip()
-            assert "#" in above or is_block or above.strip().startswith("-"), f"{file}: no comment above '{line}'"
+        if "hydra" in file.parts:
+            continue
+        for above, line in itertools.pairwise(lines):
+            is_field = re.match(r"[a-z_]+: *\S", line) and not line.startswith("kind:")
+            assert not is_field or above.startswith("#"), f"{file}: no comment above '{line}'"
 
 
 def test_the_composed_default_config_is_up_to_date() -> None:

@@ -39,8 +39,10 @@ class Directory:
         self._states.setdefault(app, {})[state.replica] = state
 
     def withdraw(self, app: str, replica: str) -> None:
-        """Forget a replica that is going."""
-        self._states.get(app, {}).pop(replica, None)
+        """Forget a replica that is going; what one that never got ready had to say is kept until the app goes."""
+        state = self._states.get(app, {}).get(replica)
+        if state is not None and state.url is not None:
+            del self._states[app][replica]
 
     def replicas(self, app: str) -> list[ReplicaState]:
         """Everything known of an app's replicas."""

@@ -68,7 +68,8 @@ def engine_environment(engine: VllmEngine, api_key: str, *, cpu: bool) -> dict[s
     """What the engine process gets in its environment on top of the replica's own."""
     environment = {"VLLM_API_KEY": api_key, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
     if cpu:
-        environment["VLLM_CPU_KVCACHE_SPACE"] = f"{engine.kv_cache_gb:g}"
+        # vLLM keeps a core free for its server; on a laptop that is half of the speed (docs/benchmarks.md).
+        environment |= {"VLLM_CPU_KVCACHE_SPACE": f"{engine.kv_cache_gb:g}", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
     return environment | engine.env
 
 
@@ -85,6 +86,7 @@ class VllmReplica:
         self._id = serve.get_replica_context().replica_id.unique_id
         self._directory = directory()
         host = ray.util.get_node_ip_address()
+        _keep_serve_on(host)
         port = _free_port(host)
         self._log = Path(log_dir) / f"engine-{self._id}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +148,14 @@ def _program(path: str) -> list[str]:
     if "vllm" in {distribution.name for distribution in distributions()}:
         return ["vllm.entrypoints.cli.main", "serve", path]
     return ["vllm.entrypoints.openai.api_server", "--model", path]
+
+
+def _keep_serve_on(host: str) -> None:
+    """Make Serve open the replica's gRPC port where Ray listens; it would take every interface (2.60, replica.py)."""
+    from ray.serve._private import replica
+
+    bind = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", host))
 
 
 def _answers(url: str) -> bool:
