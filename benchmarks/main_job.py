@@ -1,0 +1,162 @@
+"""How long `python run.py` takes, and how much of that is the engine's: `python benchmarks/main_job.py [--repeat 3]`.
+
+Three ways to answer the same 48 questions with the same model on the same machine, one after another, repeated:
+
+- cold: `python run.py tracker=none`, nothing running before;
+- engine up: the second job of a sweep, which finds cluster and engine of the first;
+- limit: vLLM's own server started with the same flags, and the same request bodies sent by plain aiohttp. What it takes
+  is the engine's part; nothing of matrix, Ray or Serve is in it.
+
+Memory is the proportional set size (PSS) of all processes of the run, the highest of the samples taken every 0.5 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from matrix.apps.vllm import engine_environment, serve_command
+from matrix.compose import compose_spec
+from matrix.models.source import resolve
+from matrix.spec import VllmEngine
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Measure and print a table and the raw figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=3)
+    repeat = parser.parse_args().repeat
+    measured: dict[str, list[dict[str, float]]] = {"cold": [], "engine up": [], "limit": []}
+    for _ in range(repeat):
+        with tempfile.TemporaryDirectory() as folder:
+            cold = run_job(Path(folder), "run.dir=cold")
+            measured["cold"].append(figures(Path(folder, "cold"), cold))
+            limit = run_limit(Path(folder, "cold"))
+            measured["limit"].append(limit)
+        with tempfile.TemporaryDirectory() as folder:
+            run_job(Path(folder), "-m", "seed=0,1", "hydra.sweep.dir=sweep")
+            measured["engine up"].append(figures(Path(folder, "sweep", "1"), {}))
+    print(json.dumps(measured, indent=1))
+    for name, runs in measured.items():
+        for key in runs[0]:
+            values = [run[key] for run in runs]
+            print(f"{name:10} {key:32} {statistics.median(values):8.2f}   ({min(values):.2f} to {max(values):.2f})")
+
+
+def run_job(cwd: Path, *overrides: str) -> dict[str, float]:
+    """Run `python run.py`; return seconds by the wall and the peak of memory."""
+    started = time.monotonic()
+    command = [sys.executable, str(ROOT / "run.py"), "tracker=none", *overrides]
+    with (cwd / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log, env={**os.environ, "MATRIX_BENCH": "1"})
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, memory_gb(b"MATRIX_BENCH=1"))
+            time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit((cwd / "log").read_text())
+    return {"command, start to exit, s": time.monotonic() - started, "memory, peak PSS, GB": peak}
+
+
+def figures(run_dir: Path, more: dict[str, float]) -> dict[str, float]:
+    """What a run dir says of its times."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    times = summary["time_s"]
+    return {
+        "until the first row, s": times["total"] - times["workload"] + times["first_row"],
+        "until the last row, s": times["total"],
+        "engine start, s": times["engine_start"],
+        "workload, s": times["workload"],
+        "generated tokens": summary["tokens"]["completion"],
+        **more,
+    }
+
+
+def run_limit(run_dir: Path) -> dict[str, float]:
+    """Start vLLM's server as the app does, and send it the run's own requests."""
+    spec = compose_spec(["tracker=none"])
+    assert isinstance(spec.engine, VllmEngine)  # noqa: S101 - the default engine
+    source = resolve(spec.model.source, print)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        *serve_command(spec.model, spec.engine, source.path, None, cpu=True),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    environment = {**os.environ, **engine_environment(spec.engine, "key", cpu=True), "MATRIX_BENCH_LIMIT": "1"}
+    bodies = [json.loads(line)["request"] for line in (run_dir / "rows.jsonl").read_text().splitlines()]
+    started = time.monotonic()
+    guarded = [sys.executable, "-m", "matrix.apps.guard", *command]
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(guarded, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        try:
+            return asyncio.run(_send_all(f"http://127.0.0.1:{port}", bodies, started))
+        finally:
+            server.communicate()
+
+
+async def _send_all(root: str, bodies: list[dict[str, Any]], started: float) -> dict[str, float]:
+    timeout = aiohttp.ClientTimeout(total=600)
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer key"}, timeout=timeout) as session:
+        while True:
+            try:
+                async with session.get(f"{root}/health") as answer:
+                    if answer.status == 200:
+                        break
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.25)
+        ready = time.monotonic()
+        ends: list[float] = []
+        tokens = 0
+
+        async def one(body: dict[str, Any]) -> None:
+            nonlocal tokens
+            async with session.post(f"{root}/v1/chat/completions", json=body) as answer:
+                tokens += (await answer.json())["usage"]["completion_tokens"]
+            ends.append(time.monotonic())
+
+        await asyncio.gather(*map(one, bodies))
+    peak = memory_gb(b"MATRIX_BENCH_LIMIT=1")
+    return {
+        "until the first row, s": ends[0] - started,
+        "until the last row, s": ends[-1] - started,
+        "engine start, s": ready - started,
+        "workload, s": ends[-1] - ready,
+        "generated tokens": tokens,
+        "memory, peak PSS, GB": peak,
+    }
+
+
+def memory_gb(mark: bytes) -> float:
+    """Sum the PSS of all processes that were born with the mark in their environment."""
+    total = 0
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                lines = (entry / "smaps_rollup").read_text().splitlines()
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        except (OSError, ValueError):
+            continue
+    return total / 1e6
+
+
+if __name__ == "__main__":
+    main()
