@@ -89,7 +89,7 @@ def figures(run_dir: Path, more: dict[str, float]) -> dict[str, float]:
 def run_limit(run_dir: Path) -> dict[str, float]:
     """Start vLLM's server as the app does, and send it the run's own requests."""
     spec = compose_spec(["tracker=none"])
-    assert isinstance(spec.engine, VllmEngine)  # noqa: S101 - the default engine
+    assert isinstance(spec.engine, VllmEngine)
     source = resolve(spec.model.source, print)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -199,8 +199,8 @@ def _problem(detail: ErrorDetails, config: Mapping[str, Any]) -> Problem:
         case "value_error":
             return Problem(key, None, str(detail["ctx"]["error"]))
         case _:
-            message = detail["msg"].removeprefix("Input should be ")
-            return Problem(key, detail["input"], f"should be {message}")
+            message = detail["msg"].replace("Input should be", "should be").replace("String should", "should")
+            return Problem(key, detail["input"], message)
 
 
 def _typed_path(loc: tuple[int | str, ...], config: Mapping[str, Any]) -> list[str]:

@@ -54,6 +54,10 @@ def run() -> None:
         code = command.execute()
     except KeyboardInterrupt as stopped:
         code = getattr(stopped, "exit_code", 130)
+    except BrokenPipeError:
+        # The reader of our output has seen enough (`--help | head`); Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     finally:
         command.close()
     sys.exit(code)
@@ -91,7 +95,7 @@ class _Command:
             spec = to_spec(cfg)
             from matrix.run.jobs import Jobs
 
-            self._jobs = self._jobs or Jobs(self._typed)
+            self._jobs = self._jobs or Jobs(_program(), self._typed)
             runtime = HydraConfig.get()
             if runtime.mode == RunMode.MULTIRUN:
                 return self._jobs.run(spec, Path(runtime.sweep.dir), int(runtime.job.num))

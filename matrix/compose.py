@@ -107,9 +107,8 @@ def explain(overrides: Sequence[str], failure: Exception) -> ConfigError:
     try:
         parsed = OverridesParser.create().parse_overrides(open_mappings(overrides))
     except HydraException as error:
-        shown = str(error).partition("See https")[0].partition(": ")[2].splitlines()
-        hint = "quote what the shell or Hydra would take apart: 'key=\"a b\"'"
-        return ConfigError([Problem("command line", None, f"not an override: {shown[0].strip()}", hint)])
+        hint = "key=value; quote what the shell or Hydra would take apart: 'key=\"a b\"'"
+        return ConfigError([Problem("command line", None, f"not an override: {_first_lines(error, 1)}", hint)])
     ours = [override for override in parsed if not override.key_or_group.startswith("hydra.")]
     problems, good = _unknown_options(ours, _group_options([o.input_line or "" for o in parsed if o not in ours]))
     try:
@@ -210,8 +209,8 @@ def _leaves(config: DictConfig, prefix: str = "") -> list[str]:
     return names
 
 
-def _first_lines(error: BaseException) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines()[:3])
+def _first_lines(error: BaseException, number: int = 3) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:number])
 
 
 if __name__ == "__main__":

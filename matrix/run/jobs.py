@@ -22,10 +22,12 @@ class Jobs:
     """Runs jobs one after another and remembers what came of them.
 
     Args:
-        arguments: The command line as typed, without the program.
+        program: What the command line begins with.
+        arguments: The rest of it, as typed.
     """
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, program: list[str], arguments: list[str]) -> None:
+        self._program = program
         self._arguments = arguments
         self._console = Console()
         self._session = Session(self._console)
@@ -53,7 +55,7 @@ class Jobs:
         run_dir = place(spec, sweep_dir, number)
         with stop_on_signals():
             try:
-                outcome = execute(spec, run_dir, self._session, self._console)
+                outcome = execute(spec, run_dir, self._session, self._console, [*self._program, *self._arguments])
             except Interrupted:
                 self._say_how_to_resume(run_dir.path, sweep_dir)
                 raise
@@ -70,15 +72,14 @@ class Jobs:
             self._show_all()
 
     def _say_how_to_resume(self, run_dir: Path, sweep_dir: Path | None) -> None:
-        program = [sys.argv[0]] if sys.argv[0].endswith(" run") else ["python", sys.argv[0]]
         kept = [a for a in redact_arguments(self._arguments) if not a.startswith(("run.dir=", "hydra.sweep.dir="))]
         where = f"run.dir={_short(run_dir)}" if sweep_dir is None else f"hydra.sweep.dir={_short(sweep_dir)}"
-        print(f"\nResume with:\n  {shlex.join([*program, *kept, where])}", file=sys.stderr)
+        print(f"\nResume with:\n  {shlex.join([*self._program, *kept, where])}", file=sys.stderr)
 
     def _show_all(self) -> None:
         table = Table(title="sweep", title_justify="left")
         for column in ("job", "exit code", "rows", "accuracy"):
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for outcome in self._outcomes:
             summary = outcome.summary or {"rows": {"ok": 0, "error": 0}, "scores": {}}
             scores = ", ".join(

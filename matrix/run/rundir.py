@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -76,24 +77,17 @@ class RunDir:
         self.rows.mkdir(parents=True, exist_ok=True)
         _write(self.path / "spec.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
-    def check_data(self, fingerprint: str) -> None:
-        """Refuse to go on with other data than the run began with.
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Write `env.json`; what an earlier start of the same run wrote goes into its `earlier` list.
 
         Raises:
-            ConfigError: The data set's content has changed.
+            ConfigError: The run began with other data or other weights.
         """
-        path = self.path / "env.json"
-        began_with = json.loads(path.read_text())["data"]["fingerprint"] if path.is_file() else fingerprint
-        if began_with != fingerprint:
-            message = "the data set's content is not the one that this run dir began with"
-            raise ConfigError([Problem("dataset", fingerprint, message, "the old data, or another run.dir")])
-
-    def write_environment(self, environment: Mapping[str, Any]) -> None:
-        """Write `env.json`; what an earlier start of the same run wrote goes into its `earlier` list."""
         path = self.path / "env.json"
         earlier = []
         if path.is_file():
             before = json.loads(path.read_text())
+            _refuse_other_inputs(before, environment)
             earlier = [*before.pop("earlier", []), before]
         _write(path, json.dumps({"run_id": self.run_id, **environment, "earlier": earlier}, indent=2) + "\n")
 
@@ -121,7 +115,21 @@ def place(spec: RunSpec, sweep_dir: Path | None = None, job: int | None = None) 
             raise ConfigError([Problem("run.dir", path, "is a file, not a folder", hint)])
         return RunDir(path)
     folder = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    return RunDir(Path(spec.run.root).expanduser() / spec.name / folder)
+    return RunDir(Path(spec.run.root).expanduser() / re.sub(r"[^\w.+=,-]+", "-", spec.name) / folder)
+
+
+def _refuse_other_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    problems = [
+        Problem(key, new, f"the run dir began with {old}", "the old one, or another run.dir")
+        for key, section, field in (
+            ("dataset", "data", "fingerprint"),
+            ("model.source", "model", "revision"),
+            ("model.source", "model", "checksum"),
+        )
+        if (old := before[section][field]) is not None and (new := now[section][field]) != old
+    ]
+    if problems:
+        raise ConfigError(problems, "The run works with other content than it began with; the run dir was left alone.")
 
 
 def _fixed(spec: Mapping[str, Any]) -> dict[str, Any]:

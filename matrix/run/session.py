@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matrix.check import gpus_per_node
-from matrix.cluster.ray import RayCluster, connect
+from matrix.cluster.ray import RayCluster, connect, not_launched
 from matrix.errors import AppError
 from matrix.models.source import ResolvedModel
 from matrix.run.console import Console, log
 from matrix.run.stop import undisturbed
-from matrix.spec import OpenAIEngine, RunSpec, VllmEngine
+from matrix.spec import OpenAIEngine, RunSpec, SlurmCluster, VllmEngine
 
 if TYPE_CHECKING:
     from matrix.apps.deploy import App
@@ -100,18 +100,12 @@ class Session:
             log.info("Model %s is up from the job before", spec.model.name)
             return 0.0
         self._remove_app()
-        gpus = gpus_per_node(spec.cluster)
-        cpu = engine.device == "cpu" or (engine.device == "auto" and gpus == 0)
-        wanted = spec.model.tensor_parallel * spec.model.pipeline_parallel
-        if not cpu and wanted > gpus:
-            raise AppError(
-                f"model {spec.model.name} needs TP x PP = {wanted} GPUs and a node has {gpus}: this version launches "
-                "engines inside one node only; take a model that fits on a node"
-            )
+        cpu = _on_cpu(spec, engine)
         started = time.monotonic()
         where = "the CPU" if cpu else "GPUs"
         with self._console.stage(f"Loading model {spec.model.name} into vLLM on {where}") as stage:
-            self._app, self._app_key = deploy.App(spec.model.name, engine.replicas, secrets.token_urlsafe(32)), key
+            name = f"{spec.model.name}-{secrets.token_hex(2)}"
+            self._app, self._app_key = deploy.App(name, engine.replicas, secrets.token_urlsafe(32)), key
             deploy.deploy(self._app, spec.model, engine, source, log_dir, cpu=cpu)
 
             def show(detail: str) -> None:
@@ -127,3 +121,26 @@ class Session:
 
         app, self._app, self._app_key = self._app, None, None
         remove(app)
+
+
+def check_launch(spec: RunSpec) -> None:
+    """Refuse at once what this version can't launch, before data and model are looked for.
+
+    Raises:
+        ClusterError: A cluster that it can't bring up.
+        AppError: An engine that spans nodes.
+    """
+    if not isinstance(spec.engine, VllmEngine):
+        return
+    if isinstance(spec.cluster, SlurmCluster):
+        raise not_launched()
+    gpus, wanted = gpus_per_node(spec.cluster), spec.model.tensor_parallel * spec.model.pipeline_parallel
+    if not _on_cpu(spec, spec.engine) and wanted > gpus:
+        raise AppError(
+            f"model {spec.model.name} needs TP x PP = {wanted} GPUs and a node has {gpus}: this version launches "
+            "engines inside one node only; take a model that fits on a node"
+        )
+
+
+def _on_cpu(spec: RunSpec, engine: VllmEngine) -> bool:
+    return engine.device == "cpu" or (engine.device == "auto" and gpus_per_node(spec.cluster) == 0)

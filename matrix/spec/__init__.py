@@ -47,8 +47,8 @@ class RunOptions(Spec):
 class RunSpec(Spec):
     """One experiment."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.+=,-]+$")
-    """Folder under `run.root`, and the run's name in the tracker."""
+    name: str = Field(min_length=1)
+    """Folder under `run.root` (with `-` for what a folder name can't hold), and the run's name in the tracker."""
     seed: int = Field(ge=0)
     """Trial number t samples with `seed + t`."""
     trials: int = Field(gt=0)

@@ -47,7 +47,7 @@ class VllmEngine(Spec):
     """KV cache on the CPU, in GB; on a GPU vLLM takes what `gpu_memory_utilization` leaves."""
     args: dict[str, Any] = {}
     """`vllm serve` arguments by their own names, dashes or underscores; true is a bare flag, null takes one away."""
-    env: dict[str, str] = {}
+    env: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = {}
     """Environment of the engine process, on top of what matrix sets."""
     start_timeout_s: float = Field(default=1800, gt=0)
 
