@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 ARGS ?=
+OPENWANDB := .cache/openwandb/bin/openwandb
 export PYTHON
 
 .DEFAULT_GOAL := help
@@ -27,8 +28,13 @@ lint: setup  ## Check style and types: ruff, mypy
 unit: setup  ## Run the unit tests (seconds); ARGS="-k rows -x" goes to pytest
 	$(PY) -m pytest -m "not integration" $(ARGS)
 
-integration: setup  ## Run the tests with real Ray and vLLM (minutes); ARGS goes to pytest
-	$(PY) -m pytest -m integration $(ARGS)
+integration: setup $(OPENWANDB)  ## Run the tests with real Ray and vLLM (minutes); ARGS goes to pytest
+	MATRIX_OPENWANDB=$(abspath $(OPENWANDB)) $(PY) -m pytest -m integration $(ARGS)
+
+# A W&B-compatible server for the tests of the online path: no dependency of matrix, so in an environment of its own.
+$(OPENWANDB):
+	$(PY) -m venv .cache/openwandb
+	.cache/openwandb/bin/pip install -q --disable-pip-version-check openwandb==0.5.25
 
 config: setup  ## Write docs/default_config.yaml, the composed default config, anew
 	$(PY) -m matrix.compose > .venv/default_config.yaml

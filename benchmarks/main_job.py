@@ -21,9 +21,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 
@@ -62,14 +63,12 @@ def run_job(cwd: Path, *overrides: str) -> dict[str, float]:
     started = time.monotonic()
     command = [sys.executable, str(ROOT / "run.py"), "tracker=none", *overrides]
     with (cwd / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log, env={**os.environ, "MATRIX_BENCH": "1"})
-        peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, memory_gb(b"MATRIX_BENCH=1"))
-            time.sleep(0.5)
+        process = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log)
+        with MemoryWatch(process.pid) as memory:
+            process.wait()
     if process.returncode:
         raise SystemExit((cwd / "log").read_text())
-    return {"command, start to exit, s": time.monotonic() - started, "memory, peak PSS, GB": peak}
+    return {"command, start to exit, s": time.monotonic() - started, "memory, peak PSS, GB": memory.peak_gb}
 
 
 def figures(run_dir: Path, more: dict[str, float]) -> dict[str, float]:
@@ -101,16 +100,16 @@ def run_limit(run_dir: Path) -> dict[str, float]:
         "--port",
         str(port),
     ]
-    environment = {**os.environ, **engine_environment(spec.engine, "key", cpu=True), "MATRIX_BENCH_LIMIT": "1"}
+    environment = {**os.environ, **engine_environment(spec.engine, "key", cpu=True)}
     bodies = [json.loads(line)["request"] for line in (run_dir / "rows.jsonl").read_text().splitlines()]
     started = time.monotonic()
     guarded = [sys.executable, "-m", "matrix.apps.guard", *command]
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(guarded, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
-        try:
-            return asyncio.run(_send_all(f"http://127.0.0.1:{port}", bodies, started))
-        finally:
-            server.communicate()
+        with MemoryWatch(server.pid) as memory:
+            times = asyncio.run(_send_all(f"http://127.0.0.1:{port}", bodies, started))
+        server.communicate()
+    return {**times, "memory, peak PSS, GB": memory.peak_gb}
 
 
 async def _send_all(root: str, bodies: list[dict[str, Any]], started: float) -> dict[str, float]:
@@ -134,28 +133,58 @@ async def _send_all(root: str, bodies: list[dict[str, Any]], started: float) -> 
             ends.append(time.monotonic())
 
         await asyncio.gather(*map(one, bodies))
-    peak = memory_gb(b"MATRIX_BENCH_LIMIT=1")
     return {
         "until the first row, s": ends[0] - started,
         "until the last row, s": ends[-1] - started,
         "engine start, s": ready - started,
         "workload, s": ends[-1] - ready,
         "generated tokens": tokens,
-        "memory, peak PSS, GB": peak,
     }
 
 
-def memory_gb(mark: bytes) -> float:
-    """Sum the PSS of all processes that were born with the mark in their environment."""
-    total = 0
+class MemoryWatch:
+    """Samples the memory of a process and all below it while the block runs."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_gb = 0.0
+        self._pid = pid
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.5):
+            self.peak_gb = max(self.peak_gb, sum(map(_pss_gb, _tree(self._pid))))
+
+
+def _tree(root: int) -> set[int]:
+    parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                lines = (entry / "smaps_rollup").read_text().splitlines()
-                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except (OSError, ValueError):
-            continue
-    return total / 1e6
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    found, front = set(), {root}
+    while front:
+        found |= front
+        front = {pid for pid, parent in parents.items() if parent in front}
+    return found
+
+
+def _pss_gb(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e6
 
 
 if __name__ == "__main__":

@@ -89,14 +89,14 @@ def check_sweep(overrides: Sequence[str]) -> None:
     parsed = OverridesParser.create().parse_overrides(open_mappings(overrides))
     if any(override.is_sweep_override() and not override.is_discrete_sweep() for override in parsed):
         return
-    problems: dict[Problem, None] = {}
+    problems: list[Problem] = []
     for job in BasicSweeper.split_arguments(parsed, None)[0]:
         try:
             compose_spec(job)
         except ConfigError as error:
-            problems.update(dict.fromkeys(error.problems))
+            problems += [problem for problem in error.problems if problem not in problems]
     if problems:
-        raise ConfigError(list(problems), "The sweep has problems; none of its jobs was started.")
+        raise ConfigError(problems, "The sweep has problems; none of its jobs was started.")
 
 
 def explain(overrides: Sequence[str], failure: Exception) -> ConfigError:
