@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import random
 
-from tracked_rows import bad_row, good_row
-
 from matrix.data.rows import Row
 from matrix.tracking.samples import MAX_CHARS, Samples, tabulate
+from tests.tracking.tracked_rows import bad_row, good_row
 
 
 def _sample(size: int, rows: list[Row]) -> list[Row]:

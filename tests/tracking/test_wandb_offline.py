@@ -15,13 +15,13 @@ from typing import Any
 import psutil
 import pytest
 import wandb
-from tracked_rows import bad_row, good_row
-from wandb_file import LoggedRun, read
 
 from matrix.errors import MatrixError
 from matrix.spec.tracker import WandbTracker as WandbSpec
 from matrix.tracking import wandb as wandb_module
 from matrix.tracking.tracker import JobInfo, Tracker, make_tracker
+from tests.tracking.tracked_rows import bad_row, good_row
+from tests.tracking.wandb_file import LoggedRun, read
 
 KEY = "local" + "0" * 40
 SUMMARY = {"rows": {"total": 2, "ok": 1}, "scores": {"exact": {"mean": 0.5, "stderr": None}}}

@@ -25,11 +25,11 @@ from typing import Any
 
 import pytest
 import wandb
-from tracked_rows import bad_row, good_row
 
 from matrix.spec.tracker import WandbTracker as WandbSpec
 from matrix.tracking import wandb as wandb_module
 from matrix.tracking.tracker import JobInfo, Tracker, make_tracker
+from tests.tracking.tracked_rows import bad_row, good_row
 
 KEY = "local" + "0" * 40  # The server's built-in key of its default user.
 OPENWANDB = os.environ.get("MATRIX_OPENWANDB") or shutil.which("openwandb")
