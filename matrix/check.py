@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from matrix.data.readers import check_dataset
+from matrix.data.sources import check_dataset
 from matrix.errors import ConfigError, Problem, did_you_mean
 from matrix.models.source import check_source
 from matrix.pipelines.prompt import compile_prompt, compile_template
@@ -45,18 +45,19 @@ def check(config: Mapping[str, Any]) -> tuple[RunSpec | None, list[Problem]]:
     Returns:
         The spec (None if a type or a name is wrong) and every problem found.
     """
-    try:
-        spec: RunSpec | None = RunSpec.model_validate(config)
-        problems: list[Problem] = []
-    except ValidationError as error:
-        spec, problems = None, [_problem(detail, config) for detail in error.errors()]
     sections: dict[str, Any] = {}
+    problems = [
+        Problem(name, None, "no such key", did_you_mean(name, list(RunSpec.model_fields)))
+        for name in config
+        if name not in RunSpec.model_fields
+    ]
     for name, field in RunSpec.model_fields.items():
         annotation: Any = Annotated[field.annotation, field]
         try:
             sections[name] = TypeAdapter(annotation).validate_python(config.get(name))
-        except ValidationError:
-            continue
+        except ValidationError as error:
+            problems += [_problem((name, *detail["loc"]), detail, config) for detail in error.errors()]
+    spec = None if problems else RunSpec.model_construct(**sections)
     for needed, rule in _RULES:
         if all(name in sections for name in needed):
             problems += rule(*(sections[name] for name in needed))
@@ -184,13 +185,13 @@ def _not_installed(key: str, value: object, what: str, package: str, instead: st
     return Problem(key, value, f"{what} is not installed", f"pip install '{package}', or {instead}")
 
 
-def _problem(detail: ErrorDetails, config: Mapping[str, Any]) -> Problem:
+def _problem(loc: tuple[int | str, ...], detail: ErrorDetails, config: Mapping[str, Any]) -> Problem:
     """Say pydantic's finding in terms of the config: the key as typed, the value, the nearest valid name."""
-    path = _typed_path(detail["loc"], config)
+    path = _typed_path(loc, config)
     key = ".".join(path)
     match detail["type"]:
         case "extra_forbidden":
-            return Problem(key, detail["input"], "no such key", did_you_mean(path[-1], _names_beside(detail["loc"])))
+            return Problem(key, detail["input"], "no such key", did_you_mean(path[-1], _names_beside(loc)))
         case "missing":
             return Problem(key, None, "is missing", f"give it: {key}=VALUE")
         case "union_tag_invalid" | "union_tag_not_found":

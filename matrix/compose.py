@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -41,9 +42,15 @@ def open_mappings(arguments: Iterable[str]) -> list[str]:
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """Compose the config outside of a Hydra app, as `python run.py OVERRIDES` would."""
+    """Compose the config of one job, as `python run.py OVERRIDES` has it.
+
+    It is what Hydra's own entry does for a single run, in half of its time: that composes everything twice.
+    """
     with initialize_config_dir(config_dir=CONFIG_DIR, version_base="1.3", job_name="matrix"):
-        return compose("config", overrides=open_mappings(overrides))
+        cfg = compose("config", overrides=open_mappings(overrides), return_hydra_config=True)
+    # For `${hydra:...}` in a user's own files.
+    HydraConfig.instance().set_config(cfg)
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
 def compose_spec(overrides: Sequence[str] = ()) -> RunSpec:
@@ -111,18 +118,32 @@ def explain(overrides: Sequence[str], failure: Exception) -> ConfigError:
         return ConfigError([Problem("command line", None, f"not an override: {_first_lines(error, 1)}", hint)])
     ours = [override for override in parsed if not override.key_or_group.startswith("hydra.")]
     problems, good = _unknown_options(ours, _group_options([o.input_line or "" for o in parsed if o not in ours]))
-    try:
-        config = compose_config([line for line, is_group in good if is_group])
-        missing, lines = _unknown_keys([line for line, is_group in good if not is_group], config)
-        problems += missing
-        config = compose_config([line for line, is_group in good if is_group] + lines)
-    except COMPOSITION_ERRORS as error:
-        return ConfigError([*problems, Problem("config", None, _first_lines(error))])
-    try:
-        to_spec(config)
-    except ConfigError as error:
-        problems += [problem for problem in error.problems if problem not in problems]
+    if good:
+        problems += _rest([line for line, is_group in good if is_group], [line for line, group in good if not group])
     return ConfigError(problems or [Problem("config", None, _first_lines(failure))])
+
+
+def _rest(groups: list[str], lines: list[str]) -> list[Problem]:
+    """Problems of what is left of a command line without its unknown group options."""
+    try:
+        problems, known = _unknown_keys(lines, compose_config(groups)) if lines else ([], [])
+        to_spec(compose_config([*groups, *known]))
+    except COMPOSITION_ERRORS as error:
+        return [Problem("config", None, _first_lines(error))]
+    except ConfigError as error:
+        problems += error.problems
+    return problems
+
+
+def describe(overrides: Sequence[str]) -> str:
+    """Groups with their options, and the composed config: what `--help` lists."""
+    groups = _group_options(overrides)
+    listed = [f"  {group}: {', '.join(options)}" for group, options in sorted(groups.items()) if options]
+    return "\n".join(["Groups (group=option):", *listed, "", "Keys (any.key=value):", _indented(overrides)])
+
+
+def _indented(overrides: Sequence[str]) -> str:
+    return "\n".join(f"  {line}" for line in OmegaConf.to_yaml(compose_config(overrides)).splitlines())
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

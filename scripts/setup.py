@@ -305,6 +305,8 @@ def set_up() -> None:
         BUSY.unlink()
     # Without isolation it needs no network: hatchling is in the lock.
     pip("--no-build-isolation", f"--editable={ROOT}")
+    # An error in the config is to be said at once, also where Python is told to write no bytecode of its own.
+    subprocess.run([str(PYTHON), "-m", "compileall", "-q", str(ROOT / "matrix")], check=False)
     STAMP.write_text(f"{packages}\n{project}\n")
     say(f"set up in {time.monotonic() - started:.0f} s")
 

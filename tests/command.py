@@ -15,7 +15,8 @@ LOCAL = ("tracker=none", "workload.progress_every_s=0.2")
 
 def environment(**more: str) -> dict[str, str]:
     """The environment without what could change an outcome."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "WANDB_", "HYDRA_"))}
+    ours = ("RAY_", "WANDB_", "HYDRA_", "PYTHONDONTWRITEBYTECODE")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,14 +44,15 @@ def test_it_takes_little_longer_than_an_empty_hydra_app(arguments: list[str], tm
     empty.write_text(EMPTY)
 
     def once(program: Path, *more: str) -> float:
-        started = time.perf_counter()
+        """CPU seconds, which are its time on an idle machine: it does one thing after another and waits for nothing."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [sys.executable, str(program), *more], cwd=tmp_path, env=environment(), capture_output=True, check=False
         )
-        return time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     # Side by side, so that what else the machine does weighs on both; the least disturbed of several counts.
     pairs = [(once(ROOT / "run.py", *arguments), once(empty)) for _ in range(7)]
     ours, theirs = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
-    median = statistics.median(pair[0] / pair[1] for pair in pairs)
-    assert min(ours / theirs, median) < 1.5, f"{ours:.2f} s against {theirs:.2f} s"
+    assert ours < 1.5 * theirs, f"{ours:.2f} s against {theirs:.2f} s"

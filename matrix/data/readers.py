@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from matrix.data.rows import Example
-from matrix.data.sources import check_dataset, ending, locate
+from matrix.data.sources import ending, locate
 from matrix.errors import DataError
 from matrix.spec.workload import DatasetSpec
 
-__all__ = ["Dataset", "check_dataset", "load"]
+__all__ = ["Dataset", "load"]
 
 Place = str
 """Where a row was read, for messages: `gsm8k.jsonl:17`, `part.parquet row 17`."""

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from matrix.data.readers import check_dataset
-from matrix.data.sources import ENDINGS, locate
+from matrix.data.sources import ENDINGS, check_dataset, locate
 from matrix.errors import DataError
 from matrix.spec.workload import DatasetSpec
 
@@ -88,7 +87,7 @@ def test_locate_raises_what_check_says(tmp_path: Path) -> None:
 
 def test_checking_imports_nothing_heavy() -> None:
     code = (
-        "import sys, matrix.data.readers as r, matrix.spec.workload as w\n"
+        "import sys, matrix.data.sources as r, matrix.spec.workload as w\n"
         "assert r.check_dataset(w.DatasetSpec(name='x', path='nope.jsonl'))\n"
         "print(*{'orjson', 'pyarrow', 'datasets', 'aiohttp', 'numpy'} & set(sys.modules))"
     )
