@@ -18,8 +18,9 @@ import subprocess, sys
 from pathlib import Path
 from matrix.models.base import locked
 with locked(Path(sys.argv[1]), print, 5) as lock:
+    child = subprocess.Popen(["sleep", sys.argv[2]], pass_fds=(lock,))
     print("holding", flush=True)
-    subprocess.run(["sleep", sys.argv[2]], pass_fds=(lock,))
+    child.wait()
 """
 
 
@@ -65,7 +66,7 @@ def test_the_wait_ends(tmp_path):
 
 
 def test_a_child_keeps_the_lock_of_a_killed_parent(tmp_path):
-    holder = hold(tmp_path / "x", 1.0)
+    holder = hold(tmp_path / "x", 2.0)
     holder.kill()
     holder.wait(5)
     started = time.monotonic()
