@@ -62,10 +62,11 @@ def main() -> None:
         run()
     elif arguments == ["--version"]:
         print(f"matrix {__version__}")
+    elif arguments in ([], ["-h"], ["--help"]):
+        print(USAGE, end="")
     else:
-        wanted_help = arguments in ([], ["-h"], ["--help"])
-        print(USAGE if wanted_help else f"matrix: no such command: {arguments[0]}\n\n{USAGE}", end="", file=None)
-        sys.exit(0 if wanted_help else 2)
+        print(f"matrix: no such command: {arguments[0]}\n\n{USAGE}", end="", file=sys.stderr)
+        sys.exit(2)
 
 
 def run() -> None:

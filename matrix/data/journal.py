@@ -238,10 +238,13 @@ def _heads(part: Path) -> Iterator[tuple[int, re.Match[bytes]]]:
     try:
         with part.open("rb") as lines:
             for line in lines:
+                if not line.endswith(b"\n"):
+                    # The end, as far as it is written: what a writer adds now is the rest of this line, not a line.
+                    return
                 head = _HEAD.match(line)
                 if head and line.endswith(b"}\n"):
                     yield offset, head
-                elif line.endswith(b"\n"):
+                else:
                     _LOG.warning("%s: what stands at byte %d is not a row", part, offset)
                 offset += len(line)
     except OSError as error:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console as RichConsole
@@ -33,7 +33,7 @@ class Console:
     @contextmanager
     def log_to(self, file: Path) -> Iterator[None]:
         """Send the log of matrix to the terminal, and with tracebacks and more detail to a file."""
-        to_file = logging.FileHandler(file)
+        to_file = _FileHandler(file)
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         to_terminal = _TerminalHandler(self.rich)
         log.setLevel(logging.DEBUG)
@@ -43,7 +43,9 @@ class Console:
             yield
         finally:
             log.handlers = []
-            to_file.close()
+            # On a full disk it tries once more to write its last line.
+            with suppress(OSError):
+                to_file.close()
 
     @contextmanager
     def stage(self, text: str) -> Iterator[Stage]:
@@ -87,6 +89,13 @@ class Stage:
         lines = self.detail.splitlines()
         detail = f" ({lines[-1].strip()[:_DETAIL_WIDTH]})" if lines else ""
         return f"{self.text} ... {self.elapsed_s:.0f} s{detail}"
+
+
+class _FileHandler(logging.FileHandler):
+    """`run.log`; a line that can't be written (a full disk) is on the terminal all the same."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Say nothing: logging would print a traceback for every line."""
 
 
 class _TerminalHandler(logging.Handler):

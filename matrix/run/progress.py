@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TextIO
+from io import FileIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -90,13 +90,15 @@ class Counters:
 
 @asynccontextmanager
 async def reported(
-    counters: Counters, console: Console, metrics: TextIO, track: Callable[[dict[str, float]], None], every_s: float
+    counters: Counters, console: Console, metrics: FileIO, track: Callable[[dict[str, float]], None], every_s: float
 ) -> AsyncIterator[None]:
     """Report the counters while the block runs, and once more at its end."""
 
     def record() -> None:
         now = counters.metrics()
-        metrics.write(json.dumps({"time": time.time(), **now}) + "\n")
+        # On a full disk it is the journal that stops the run, with what there is to say about the rows.
+        with suppress(OSError):
+            metrics.write(json.dumps({"time": time.time(), **now}).encode() + b"\n")
         track(now)
 
     async def periodically() -> None:

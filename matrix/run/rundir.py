@@ -15,9 +15,11 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
@@ -59,7 +61,7 @@ class RunDir:
 
         Raises:
             ConfigError: The spec differs in keys that change the rows; names them.
-            DataError: The folder holds something else.
+            DataError: The folder holds something else, or can't be written.
         """
         plain = redact(spec.model_dump(mode="json"))
         if self.resumed:
@@ -74,7 +76,8 @@ class RunDir:
             return
         if self.path.is_dir() and any(self.path.iterdir()):
             raise DataError(f"run.dir={self.path}: holds files but no spec.yaml, so it is no run dir; give another")
-        self.rows.mkdir(parents=True, exist_ok=True)
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         _write(self.path / "spec.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
@@ -95,9 +98,9 @@ class RunDir:
         """Write `summary.json`."""
         _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
-    def open_metrics(self) -> TextIO:
-        """Open `metrics.jsonl` for appending, line by line."""
-        return (self.path / "metrics.jsonl").open("a", buffering=1)
+    def open_metrics(self) -> FileIO:
+        """Open `metrics.jsonl` for appending, unbuffered: nothing is left to fail when it is closed."""
+        return (self.path / "metrics.jsonl").open("ab", buffering=0)
 
 
 def place(spec: RunSpec, sweep_dir: Path | None = None, job: int | None = None) -> RunDir:
@@ -152,5 +155,14 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
 
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with _writing(path):
+        temporary.write_text(text)
+        temporary.replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; give another run.dir or run.root, or make room") from error

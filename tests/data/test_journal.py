@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
@@ -8,12 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
 
-from matrix.data.journal import Journal, decode_row, done_keys, read_rows, write_sorted
+from matrix.data.journal import Journal, _heads, decode_row, done_keys, read_rows, write_sorted
 from matrix.data.rows import Response, Row, RowError, RowKey, Score
 from matrix.errors import DataError
 
@@ -222,6 +223,23 @@ with Journal(Path(sys.argv[1]), "0") as journal:
         journal.append(Row(str(index), index, 0, "ok", {"prompt": "x" * (index * 7919 % 4_000)}))
         print(index, flush=True)
 """
+
+
+def test_a_reader_that_meets_half_a_line_stops_there_though_the_file_grows(tmp_path: Path) -> None:
+    """Half a line is what a reader sees of a write that is under way: the kernel makes its pages visible one by one."""
+    first, second, third = write(tmp_path, row(0), row(1), row(2)).read_bytes().splitlines(keepends=True)
+
+    class Growing(io.BytesIO):
+        """What the lines of a file are to who reads on after its end."""
+
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([first, second[:60], second[60:], third])
+
+    class Part:
+        def open(self, _mode: str) -> Growing:
+            return Growing()
+
+    assert [int(head[2]) for _, head in _heads(cast("Path", Part()))] == [0]
 
 
 def test_kill_9_loses_nothing_that_was_appended(tmp_path: Path) -> None:
