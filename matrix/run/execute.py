@@ -173,10 +173,15 @@ class _Run:
         self, dataset: Dataset, done: set[RowKey], served: Served, journal: Journal, counters: Counters
     ) -> None:
         workload = self._spec.workload
+        said: set[str] = set()
 
         def emit(row: Row) -> None:
             journal.append(row)
             counters.add(row)
+            if row.error is not None and row.error.type not in said:
+                said.add(row.error.type)
+                more = "others of this type are only in the rows"
+                log.warning("Row %s failed, %s: %s (%s)", row.id, row.error.type, row.error.message, more)
 
         def flying(change: int) -> None:
             counters.in_flight += change

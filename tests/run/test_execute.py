@@ -62,6 +62,7 @@ def test_errors_are_rows_and_the_exit_code_tells_when_nothing_was_answered(tmp_p
     assert [row["error"]["type"] for row in found] == ["http_400"] * 5
     assert "too long" in found[0]["error"]["message"]
     assert found[0]["response"] is None
+    assert done.stderr.count("too long") == 1, "the reason is said once, not for every row"
 
 
 def test_a_row_whose_prompt_cannot_be_rendered_is_an_error_row(tmp_path: Path) -> None:
