@@ -1,56 +1,88 @@
-"""Chat completions over HTTP from any server with OpenAI's API: one session, retries, and a deadline for each row."""
+"""Requests to any server with OpenAI's API: one session, limits, retries, and a deadline for each row."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import aiohttp
 import orjson
 
-from matrix.client.endpoints import Endpoint, Endpoints
-from matrix.client.parse import error_message, parse_chat
+from matrix.client.endpoints import Endpoint, Endpoints, NobodyAnswersError
+from matrix.client.gate import Gate
+from matrix.client.images import with_images
+from matrix.client.parse import Origin, Parse, parse_chat, parse_completion, parse_embeddings
+from matrix.client.rates import estimate_tokens
+from matrix.client.tries import TryFailedError, from_error, from_status
 from matrix.data.rows import Response
 from matrix.errors import RequestError
 
 _CONNECT_TIMEOUT_S = 10.0
 # uvicorn, and vLLM with it, closes a connection after 5 idle seconds: let go earlier, or a request runs into the close.
 _KEEP_ALIVE_S = 4.0
+_HOLD_S = 1.0
+"""A replica that refuses without saying for how long is left alone for this, if there are others."""
 
 
-class _TryFailedError(Exception):
-    """One try failed.
+class Flight:
+    """A row that is under way, from the first time it was let through the gate to its answer or error.
 
     Attributes:
-        kind: As in RequestError.
-        again: Another try may mend it.
-        retry_after_s: What the server asks to wait.
+        label: What the caller calls it.
+        started: When it was first let through (`time.monotonic`).
+        phase: `sent`: with a server; `waiting`: between tries, at the gate or for a server that can be reached.
+        attempt: Tries so far, the one under way included.
+        endpoint: Base URL of the last try's server; empty before the first.
     """
 
-    def __init__(self, kind: str, message: str, *, again: bool = True, retry_after_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.again = again
-        self.retry_after_s = retry_after_s
+    __slots__ = (
+        "affinity", "attempt", "clock", "deadline", "endpoint", "faults", "given_up", "label", "last", "parse", "path",
+        "payload", "phase", "sent_at", "started", "tokens", "tried",
+    )  # fmt: skip
+
+    def __init__(
+        self, path: str, parse: Parse, payload: bytes, *, affinity: str | None, label: str, tokens: float
+    ) -> None:
+        self.path, self.parse, self.payload = path, parse, payload
+        self.affinity, self.label, self.tokens = affinity, label, tokens
+        self.phase: Literal["waiting", "sent"] = "waiting"
+        self.endpoint = ""
+        self.attempt = 0
+        self.started = self.sent_at = 0.0
+        self.tried: set[str] = set()
+        self.faults = 0
+        self.last: TryFailedError | None = None
+        self.given_up = ""
+        # By the loop's clock. None: it hasn't been let in yet, so its time isn't running.
+        self.deadline: float | None = None
+        self.clock: asyncio.Timeout
 
 
-class ChatClient:
+class ModelClient:
     """Client of one model; an async context manager, for one event loop.
+
+    A row has `timeout_s` from the moment when it is first let through the gate: what waits for its turn isn't late. In
+    that time it is tried until it is answered, refused for good, or `max_attempts` tries have failed. Two kinds of
+    tries don't count, so that only the deadline ends them: those that a server was too busy for (429, or 503 with
+    `Retry-After`), which wait at the gate without holding a place; and those that reached no server at all, since an
+    engine that restarts for a minute must not cost rows. They go to another replica; where there is none they wait for
+    one, and the first that is let through a breaker tells the others. But a set of which nobody ever answered is given
+    up after `Endpoints.first_contact_s`.
 
     Args:
         endpoints: The servers. A try that failed is repeated on another one where there is one.
         api_key: Sent as bearer token; None: no such header.
         timeout_s: Deadline of a row, all tries and the waits between them included.
-        max_attempts: Tries per row, the first included.
+        max_attempts: Tries per row that may fail.
         try_timeout_s: Limit of one try, so that a row can leave a server that hangs; None: the row's deadline alone.
+        gate: How many requests at a time, and per minute; None: as many as are asked for.
         backoff_s: Wait before the second try; it doubles with each try, and chance takes up to a half of it away.
-        max_backoff_s: No wait is longer, even if the server's `Retry-After` asks for it.
+        max_backoff_s: No wait that isn't asked for by a server is longer.
     """
 
     def __init__(
@@ -61,9 +93,11 @@ class ChatClient:
         timeout_s: float,
         max_attempts: int,
         try_timeout_s: float | None = None,
+        gate: Gate | None = None,
         backoff_s: float = 0.5,
         max_backoff_s: float = 60.0,
     ) -> None:
+        self.gate = gate or Gate()
         self._endpoints = endpoints
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
@@ -73,10 +107,14 @@ class ChatClient:
         self._headers = {"Content-Type": "application/json"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key.strip()}"
+        # Keeps the order in which rows started.
+        self._flights: dict[Flight, None] = {}
 
     async def __aenter__(self) -> Self:
+        _allow_many_connections()
+        self._time = asyncio.get_running_loop().time
         self._session = aiohttp.ClientSession(
-            # The caller decides how much is in flight: the pool must never make a request wait.
+            # The gate decides how much is in flight: the pool must never make a request wait.
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=_KEEP_ALIVE_S),
             # aiohttp's own total is 5 minutes; ours is the deadline of the row.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
@@ -88,104 +126,186 @@ class ChatClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._endpoints.close()
         await self._session.close()
 
-    async def chat(self, body: Mapping[str, Any]) -> Response:
+    async def chat(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Response:
         """Send a chat completion request and wait for the whole answer.
 
-        Connection errors, tries that took too long, 429, 5xx and answers that can't be read are tried again; any other
-        refusal is final.
-
         Args:
-            body: The request as the server gets it: nothing is added, nothing left out.
+            body: The request as the server gets it: nothing is added, nothing left out. An image that is a file of this
+                machine becomes a `data:` URL.
+            affinity: Requests with the same key go to the same replica as long as that isn't overloaded.
+            label: What `in_flight` calls it.
 
         Raises:
-            RequestError: It failed for good. Its kind: `connection`, `timeout`, `bad_response`, `http_<status>`, or
-                `bad_request` for a body that isn't JSON.
+            RequestError: It failed for good. Its kind: `connection`, `timeout`, `bad_response`, `http_<status>`,
+                `stalled` (see `give_up`), or `bad_request` for a body that can't be sent.
         """
-        try:
-            payload = orjson.dumps(dict(body))
-        except TypeError as error:
-            raise RequestError("bad_request", f"the request can't be written as JSON: {error}", attempts=0) from error
-        deadline = time.monotonic() + self._timeout_s
-        tried: set[str] = set()
-        attempt = 0
-        last: _TryFailedError | None = None
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                while True:
-                    attempt += 1
-                    try:
-                        return await self._try(payload, attempt, tried)
-                    except _TryFailedError as failure:
-                        last = failure
-                    if not last.again or attempt >= self._max_attempts:
-                        raise RequestError(last.kind, str(last), attempt) from last
-                    wait_s = self._wait_s(attempt, last.retry_after_s)
-                    if time.monotonic() + wait_s >= deadline:
-                        late = f"{last} (no time for another try within {self._timeout_s:g} s)"
-                        raise RequestError(last.kind, late, attempt) from last
-                    await asyncio.sleep(wait_s)
-        except TimeoutError as error:
-            before = f"; before that {last.kind}: {last}" if last else ""
-            message = f"no answer within {self._timeout_s:g} s (try {attempt} of {self._max_attempts}{before})"
-            raise RequestError("timeout", message, attempt) from error
+        return await self._ask("/chat/completions", parse_chat, body, affinity, label)
 
-    async def _try(self, payload: bytes, attempt: int, tried: set[str]) -> Response:
-        with self._endpoints.lease(avoid=tried) as endpoint:
-            tried.add(endpoint.url)
-            started = time.perf_counter()
-            raw = await self._post(endpoint, payload)
-            latency_s = time.perf_counter() - started
-        try:
-            return parse_chat(raw, latency_s=latency_s, endpoint=endpoint.url, attempts=attempt)
-        except ValueError as error:
-            raise _TryFailedError("bad_response", f"{endpoint.url}: the answer can't be read: {error}") from error
+    async def complete(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Response:
+        """Send a text completion request; see `chat`."""
+        return await self._ask("/completions", parse_completion, body, affinity, label)
 
-    async def _post(self, endpoint: Endpoint, payload: bytes) -> bytes:
-        """Bytes of the body of an answer that says OK."""
-        url = endpoint.url
+    async def embed(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Response:
+        """Ask for the embeddings of `body["input"]`; see `chat`."""
+        return await self._ask("/embeddings", parse_embeddings, body, affinity, label)
+
+    def in_flight(self) -> list[Flight]:
+        """The rows under way, the oldest first. They go on changing: look, and let go."""
+        return list(self._flights)
+
+    def give_up(self, flight: Flight, why: str) -> None:
+        """End a row with a RequestError of the kind `stalled` and this message; its server is taken for faulty."""
+        if flight in self._flights and not flight.given_up:
+            flight.given_up = why
+            flight.clock.reschedule(0.0)
+
+    async def _ask(
+        self, path: str, parse: Parse, body: Mapping[str, Any], affinity: str | None, label: str
+    ) -> Response:
         try:
-            async with (
-                asyncio.timeout(self._try_timeout_s),
-                self._session.post(f"{url}/chat/completions", data=payload, allow_redirects=False) as reply,
+            sent = await with_images(body)
+            payload = orjson.dumps(sent if isinstance(sent, dict) else dict(sent))
+        except (TypeError, OSError) as error:
+            raise RequestError("bad_request", f"the request can't be sent as JSON: {error}", attempts=0) from error
+        tokens = estimate_tokens(body) if self.gate.counts_tokens else 0.0
+        flight = Flight(path, parse, payload, affinity=affinity, label=label, tokens=tokens)
+        try:
+            return await self._until_answered(flight)
+        finally:
+            self._flights.pop(flight, None)
+
+    async def _until_answered(self, flight: Flight) -> Response:
+        wait_s = 0.0
+        while True:
+            try:
+                # One clock for all: the row's deadline, brought forward to the limit of a try that is with a server.
+                async with asyncio.timeout_at(flight.deadline) as flight.clock:
+                    if wait_s:
+                        await asyncio.sleep(wait_s)
+                    return await self._try(flight)
+            except TryFailedError as failure:
+                wait_s = self._after(flight, failure)
+            except NobodyAnswersError as error:
+                raise RequestError("connection", str(error), flight.attempt) from error
+            except TimeoutError as error:
+                wait_s = self._after_time_out(flight, error)
+
+    async def _try(self, flight: Flight) -> Response:
+        entered_at = await self.gate.enter(flight.tokens, again=flight.deadline is not None)
+        endpoint: Endpoint | None = None
+        try:
+            deadline = flight.deadline or self._start(flight)
+            endpoint = self._endpoints.pick(flight.affinity, flight.tried)
+            if endpoint is None:
+                flight.clock.reschedule(deadline)
+                endpoint = await self._endpoints.take(flight.affinity, flight.tried)
+                self.gate.limit.disturbed()
+            limit = deadline if self._try_timeout_s is None else min(deadline, self._time() + self._try_timeout_s)
+            flight.clock.reschedule(limit)
+            try:
+                response = await self._send(flight, endpoint)
+            finally:
+                flight.phase = "waiting"
+                self._endpoints.release(endpoint)
+        except TryFailedError as failure:
+            if (
+                endpoint
+                and failure.verdict == "crowd"
+                and not self._endpoints.hold(endpoint, failure.retry_after_s or _HOLD_S)
             ):
+                self.gate.refused(entered_at, failure.retry_after_s, flight.tokens)
+            else:
+                self.gate.leave()
+            raise
+        except BaseException:
+            self.gate.leave()
+            raise
+        self._endpoints.succeeded(endpoint)
+        used = response.usage.get("total_tokens") or 0.0 if flight.tokens else 0.0
+        self.gate.succeeded(entered_at, flight.tokens, used)
+        return response
+
+    def _start(self, flight: Flight) -> float:
+        """Let the row's time run; returns its deadline."""
+        flight.started = time.monotonic()
+        flight.deadline = self._time() + self._timeout_s
+        self._flights[flight] = None
+        return flight.deadline
+
+    async def _send(self, flight: Flight, endpoint: Endpoint) -> Response:
+        url = flight.endpoint = endpoint.url
+        flight.tried.add(url)
+        flight.attempt += 1
+        flight.phase = "sent"
+        flight.sent_at = sent_at = time.monotonic()
+        try:
+            async with self._session.post(url + flight.path, data=flight.payload, allow_redirects=False) as reply:
                 raw = await reply.read()
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-            raise _TryFailedError("connection", f"not a URL to connect to: {error}", again=False) from error
-        # ClientResponseError: what came back isn't even HTTP.
-        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
-            raise _TryFailedError("bad_response", f"{url}: the answer broke off: {error}") from error
+            if not 200 <= reply.status < 300:
+                raise from_status(url, reply.status, reply.reason, reply.headers, raw)
+            return flight.parse(raw, Origin(time.monotonic() - sent_at, url, flight.attempt))
         except aiohttp.ClientError as error:
-            await self._endpoints.failed(endpoint)
-            raise _TryFailedError("connection", f"{url}: {error}") from error
-        except TimeoutError as error:
-            raise _TryFailedError("timeout", f"{url}: no answer within {self._try_timeout_s:g} s") from error
-        status = reply.status
-        if 200 <= status < 300:
-            return raw
-        raise _TryFailedError(
-            f"http_{status}",
-            f"{url}: HTTP {status} {reply.reason or ''}".rstrip() + f": {error_message(raw)}",
-            again=status == 429 or status >= 500,
-            retry_after_s=_seconds(reply.headers.get("Retry-After")),
-        )
+            failure = from_error(url, error)
+            failure.__cause__ = error
+        except ValueError as error:
+            failure = TryFailedError("bad_response", f"{url}: the answer can't be read: {error}", "fault")
+            failure.__cause__ = error
+        except TryFailedError as error:
+            failure = error
+        except asyncio.CancelledError:
+            if flight.clock.expired():
+                self._endpoints.failed(endpoint, sent_at, f"{url}: no answer for {time.monotonic() - sent_at:.0f} s")
+            raise
+        if failure.verdict in {"fault", "unreachable"}:
+            self._endpoints.failed(endpoint, sent_at, str(failure), unreachable=failure.verdict == "unreachable")
+        elif failure.kind != "connection":
+            self._endpoints.succeeded(endpoint)
+        raise failure
 
-    def _wait_s(self, attempt: int, retry_after_s: float) -> float:
-        """Seconds before the try after this one. Chance spreads what failed together, also after a `Retry-After`."""
-        backoff_s = self._backoff_s * 2.0 ** min(attempt - 1, 20) * random.uniform(0.5, 1)  # noqa: S311
-        return min(retry_after_s + backoff_s, self._max_backoff_s)
+    def _after(self, flight: Flight, failure: TryFailedError) -> float:
+        """Seconds to wait before the next try.
+
+        Raises:
+            RequestError: There is none.
+        """
+        flight.last = failure
+        if failure.verdict == "fault":
+            flight.faults += 1
+        if failure.verdict == "refusal" or flight.faults >= self._max_attempts:
+            raise RequestError(failure.kind, str(failure), flight.attempt) from failure
+        wait_s = 0.0
+        if failure.verdict == "fault":
+            wait_s = self._backoff(flight.faults)
+        elif failure.verdict == "crowd":
+            wait_s = max(0.0 if failure.retry_after_s else self._backoff(flight.attempt), self.gate.opens_in_s())
+        if flight.deadline is not None and self._time() + wait_s >= flight.deadline:
+            late = f"{failure} (no time for another try within {self._timeout_s:g} s)"
+            raise RequestError(failure.kind, late, flight.attempt) from failure
+        # The gate itself keeps what it is closed for, so that nobody comes late when it opens.
+        return wait_s if failure.verdict == "fault" or not failure.retry_after_s else 0.0
+
+    def _after_time_out(self, flight: Flight, error: TimeoutError) -> float:
+        """The same for a clock that ran out: that of the row, which ends it, or that of the try."""
+        if flight.given_up:
+            raise RequestError("stalled", flight.given_up, flight.attempt) from error
+        if flight.deadline is not None and (flight.clock.when() or 0.0) < flight.deadline:
+            message = f"{flight.endpoint}: no answer within {self._try_timeout_s:g} s"
+            return self._after(flight, TryFailedError("timeout", message, "fault"))
+        before = f"; before that {flight.last.kind}: {flight.last}" if flight.last else ""
+        message = f"no answer within {self._timeout_s:g} s (try {flight.attempt}, {flight.faults} failed{before})"
+        raise RequestError("timeout", message, flight.attempt) from error
+
+    def _backoff(self, failed: int) -> float:
+        """Seconds before the try after so many that failed; chance spreads what failed together."""
+        longest_s = min(self._backoff_s * 2.0 ** min(failed - 1, 20), self._max_backoff_s)
+        return longest_s * random.uniform(0.5, 1)  # noqa: S311
 
 
-def _seconds(retry_after: str | None) -> float:
-    """`Retry-After` in seconds, given as a number or a date (RFC 9110, 10.2.3); 0 without one that makes sense."""
-    if retry_after is None:
-        return 0.0
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return 0.0
+def _allow_many_connections() -> None:
+    """Raise the soft limit of open files, often 1,024, to the hard one: a connection is a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

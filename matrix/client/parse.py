@@ -1,7 +1,9 @@
-"""From the bytes of a chat completion to a Response."""
+"""From the bytes of an answer to a Response."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -12,21 +14,41 @@ _SHOWN = 2000
 """Characters of a body that go into an error message."""
 
 
-def parse_chat(raw: bytes, *, latency_s: float, endpoint: str, attempts: int) -> Response:
-    """Read the body of a successful answer.
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an answer came from.
+
+    Attributes:
+        latency_s: Seconds from sending the request to its complete answer.
+        endpoint: Base URL of the server.
+        attempts: Tries it took, the last included.
+    """
+
+    latency_s: float
+    endpoint: str
+    attempts: int
+
+
+Parse = Callable[[bytes, Origin], Response]
+"""Reads the body of a successful answer; a ValueError says what is wrong, and shows where the body begins."""
+
+
+def parse_chat(raw: bytes, origin: Origin) -> Response:
+    """Read a chat completion.
 
     Raises:
-        ValueError: It isn't a chat completion; the message says what is wrong, and shows where it begins.
+        ValueError: It isn't one.
     """
     try:
         answer: dict[str, Any] = orjson.loads(raw)
-        choices = sorted(answer["choices"], key=lambda choice: choice.get("index", 0))
+        choices = _in_order(answer["choices"])
         messages = [choice["message"] for choice in choices]
         texts = [_text(message.get("content")) for message in messages]
         # vLLM says `reasoning`, and did say `reasoning_content`, as SGLang, DeepSeek and others do.
         reasoning = [message.get("reasoning") or message.get("reasoning_content") for message in messages]
         tool_calls = [message.get("tool_calls") or [] for message in messages]
         logprobs = [choice.get("logprobs") for choice in choices]
+        prompt_logprobs = answer.get("prompt_logprobs")
         finish_reason = [choice.get("finish_reason") for choice in choices]
         usage = answer.get("usage") or {}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -37,12 +59,74 @@ def parse_chat(raw: bytes, *, latency_s: float, endpoint: str, attempts: int) ->
         text=texts,
         finish_reason=finish_reason,
         usage=usage,
-        reasoning_content=reasoning if any(text is not None for text in reasoning) else None,
+        reasoning_content=_if_any(reasoning),
         tool_calls=tool_calls if any(tool_calls) else None,
-        logprobs=logprobs if any(item is not None for item in logprobs) else None,
-        latency_s=latency_s,
-        endpoint=endpoint,
-        attempts=attempts,
+        logprobs=_if_any(logprobs),
+        latency_s=origin.latency_s,
+        endpoint=origin.endpoint,
+        attempts=origin.attempts,
+        prompt_logprobs=None if prompt_logprobs is None else [prompt_logprobs],
+    )
+
+
+def parse_completion(raw: bytes, origin: Origin) -> Response:
+    """Read a text completion.
+
+    Raises:
+        ValueError: It isn't one.
+    """
+    try:
+        answer: dict[str, Any] = orjson.loads(raw)
+        choices = _in_order(answer["choices"])
+        texts = [_text(choice["text"]) for choice in choices]
+        logprobs = [choice.get("logprobs") for choice in choices]
+        prompt_logprobs = [choice.get("prompt_logprobs") for choice in choices]
+        finish_reason = [choice.get("finish_reason") for choice in choices]
+        usage = answer.get("usage") or {}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not a completion ({error!r}): {error_message(raw)}") from error
+    if not texts:
+        raise ValueError(f"it has no choices: {error_message(raw)}")
+    return Response(
+        text=texts,
+        finish_reason=finish_reason,
+        usage=usage,
+        reasoning_content=None,
+        tool_calls=None,
+        logprobs=_if_any(logprobs),
+        latency_s=origin.latency_s,
+        endpoint=origin.endpoint,
+        attempts=origin.attempts,
+        prompt_logprobs=_if_any(prompt_logprobs),
+    )
+
+
+def parse_embeddings(raw: bytes, origin: Origin) -> Response:
+    """Read a list of embeddings, in the order of the input.
+
+    Raises:
+        ValueError: It isn't one.
+    """
+    try:
+        answer: dict[str, Any] = orjson.loads(raw)
+        # Numbers, or base64 where the request asked for that.
+        embeddings = [item["embedding"] for item in _in_order(answer["data"])]
+        usage = answer.get("usage") or {}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not a list of embeddings ({error!r}): {error_message(raw)}") from error
+    if not embeddings:
+        raise ValueError(f"it has no embeddings: {error_message(raw)}")
+    return Response(
+        text=[],
+        finish_reason=[],
+        usage=usage,
+        reasoning_content=None,
+        tool_calls=None,
+        logprobs=None,
+        latency_s=origin.latency_s,
+        endpoint=origin.endpoint,
+        attempts=origin.attempts,
+        embeddings=embeddings,
     )
 
 
@@ -60,6 +144,14 @@ def error_message(raw: bytes) -> str:
     if not found:
         return raw.decode(errors="replace")[:_SHOWN] or "(empty body)"
     return (found if isinstance(found, str) else orjson.dumps(found).decode())[:_SHOWN]
+
+
+def _in_order(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return items if len(items) == 1 else sorted(items, key=lambda item: item.get("index", 0))
+
+
+def _if_any(items: list[Any]) -> list[Any] | None:
+    return items if any(item is not None for item in items) else None
 
 
 def _text(content: Any) -> str:

@@ -6,13 +6,14 @@ from pydantic import Field
 
 from matrix.spec.base import Spec
 from matrix.spec.cluster import AttachCluster, ClusterSpec, LocalCluster, SlurmCluster
-from matrix.spec.model import EngineSpec, ModelSpec, OpenAIEngine, SamplingSpec, VllmEngine
+from matrix.spec.model import EngineSpec, ModelSpec, OpenAIEngine, Price, SamplingSpec, VllmEngine
 from matrix.spec.tracker import NoTracker, TrackerSpec, WandbTracker
-from matrix.spec.workload import DatasetSpec, GenerateSpec, Message, PipelineSpec, ScorerSpec, WorkloadSpec
+from matrix.spec.workload import Concurrency, DatasetSpec, GenerateSpec, Message, PipelineSpec, ScorerSpec, WorkloadSpec
 
 __all__ = [
     "AttachCluster",
     "ClusterSpec",
+    "Concurrency",
     "DatasetSpec",
     "EngineSpec",
     "GenerateSpec",
@@ -22,6 +23,7 @@ __all__ = [
     "NoTracker",
     "OpenAIEngine",
     "PipelineSpec",
+    "Price",
     "RunOptions",
     "RunSpec",
     "SamplingSpec",

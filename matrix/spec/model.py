@@ -9,6 +9,14 @@ from pydantic import Field
 from matrix.spec.base import Spec
 
 
+class Price(Spec):
+    """What a paid API asks for, in US dollars per million tokens; None: nothing, or not known."""
+
+    input_per_million: float | None = Field(default=None, ge=0)
+    output_per_million: float | None = Field(default=None, ge=0)
+    """Tokens of answers, reasoning included."""
+
+
 class ModelSpec(Spec):
     """A model and the way it fits on GPUs."""
 
@@ -32,6 +40,7 @@ class ModelSpec(Spec):
     """Name of vLLM's parser that takes the reasoning apart from the answer."""
     args: dict[str, Any] = {}
     """More `vllm serve` arguments that the model needs; `engine.args` win over them."""
+    price: Price = Price()
 
 
 class VllmEngine(Spec):

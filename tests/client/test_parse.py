@@ -5,13 +5,15 @@ from typing import Any
 import orjson
 import pytest
 
-from matrix.client.parse import error_message, parse_chat
+from matrix.client.parse import Origin, error_message, parse_chat, parse_completion, parse_embeddings
 from matrix.data.rows import Response
+
+ORIGIN = Origin(latency_s=0.5, endpoint="http://e/v1", attempts=2)
 
 
 def parse(answer: Any) -> Response:
     raw = answer if isinstance(answer, bytes) else orjson.dumps(answer)
-    return parse_chat(raw, latency_s=0.5, endpoint="http://e/v1", attempts=2)
+    return parse_chat(raw, ORIGIN)
 
 
 def choice(index: int, finish_reason: str | None = "stop", logprobs: Any = None, **message: Any) -> dict[str, Any]:
@@ -55,6 +57,54 @@ def test_reasoning_has_two_names(field: str) -> None:
 def test_logprobs_are_passed_on() -> None:
     logprobs = {"content": [{"token": "a", "logprob": -0.1}]}
     assert parse({"choices": [choice(0, logprobs=logprobs, content="a")]}).logprobs == [logprobs]
+
+
+def test_logprobs_of_a_prompt_belong_to_all_its_answers() -> None:
+    prompt_logprobs = [None, {"5": {"logprob": -0.1}}]
+    choices = [choice(0, content="a"), choice(1, content="b")]
+    assert parse({"choices": choices, "prompt_logprobs": prompt_logprobs}).prompt_logprobs == [prompt_logprobs]
+
+
+def test_a_completion() -> None:
+    prompt_logprobs = [None, {"5": {"logprob": -0.1}}]
+    choices = [
+        {
+            "index": 1,
+            "text": "b",
+            "finish_reason": "length",
+            "logprobs": {"tokens": ["b"]},
+            "prompt_logprobs": prompt_logprobs,
+        },
+        {"index": 0, "text": "a", "finish_reason": "stop"},
+    ]
+    answer = parse_completion(orjson.dumps({"choices": choices, "usage": {"total_tokens": 3}}), ORIGIN)
+    assert answer == Response(
+        text=["a", "b"],
+        finish_reason=["stop", "length"],
+        usage={"total_tokens": 3},
+        reasoning_content=None,
+        tool_calls=None,
+        logprobs=[None, {"tokens": ["b"]}],
+        latency_s=0.5,
+        endpoint="http://e/v1",
+        attempts=2,
+        prompt_logprobs=[None, prompt_logprobs],
+    )
+
+
+@pytest.mark.parametrize("vectors", [[[0.5, 0.25], [1.0, 0.0]], ["AAAA", "BBBB"]])
+def test_embeddings(vectors: list[Any]) -> None:
+    data = [{"index": 1, "embedding": vectors[1]}, {"index": 0, "embedding": vectors[0]}]
+    answer = parse_embeddings(orjson.dumps({"data": data, "usage": {"prompt_tokens": 4}}), ORIGIN)
+    assert answer.embeddings == vectors
+    assert (answer.text, answer.usage) == ([], {"prompt_tokens": 4})
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"{}", b'{"data": []}', b'{"choices": [{"index": 0}]}', b'{"data": [1]}'])
+def test_neither_is_anything_else(raw: bytes) -> None:
+    for read in (parse_completion, parse_embeddings):
+        with pytest.raises(ValueError, match=r"not a (list of embeddings|completion)|no embeddings"):
+            read(raw, ORIGIN)
 
 
 @pytest.mark.parametrize(
