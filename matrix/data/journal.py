@@ -1,9 +1,10 @@
-"""The row journal: append-only part files in `rows/` of a run dir, and `rows.jsonl` made from them.
+"""The row journal's writer: append-only part files in `rows/` of a run dir. `parts` reads them, `sorting` merges them.
 
 One writer appends to one part, `part-<writer>.jsonl`, one row per line. What makes a row safe:
 
 - A row is one `write` to a file opened with O_APPEND. When the call has returned, the bytes are the kernel's: a
-  kill -9 of the process takes nothing away. (A power failure can: that is what the fsync every few seconds is for.)
+  kill -9 of the process takes nothing away. (A power failure can: that is what the fsync every few seconds is for. It
+  takes up to a second on a busy disk, so a thread of its own does it and no request waits for it.)
 - A kill or a full disk in the midst of that call leaves half a line, at the very end, without its newline. The newline
   is a row's last byte, so that readers take a line without one as not there, even while it is being written; the
   writer that opens the part next cuts it off.
@@ -14,46 +15,44 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import socket
-import time
-from collections.abc import Iterator
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import orjson
 
-from matrix.data.rows import Response, Row, RowError, RowKey, Score
+from matrix.data.rows import Row
+from matrix.data.sorting import half_of
 from matrix.errors import DataError
 
 _LOG = logging.getLogger(__name__)
 
 _BLOCK = 1 << 16
-
-# How orjson writes the head of a `Row`. Keys are read from it without parsing the rest, which is 100 times longer.
-_HEAD = re.compile(rb'\{"id":("(?:[^"\\]|\\.)*+"),"index":(\d+),"trial":(\d+),"status":"')
-
-_TRIAL_BITS, _PART_BITS, _OFFSET_BITS = 24, 24, 48
+_OPTIONS = orjson.OPT_APPEND_NEWLINE
 
 
 class Journal:
     """Writer of one part; used by one thread.
 
+    What a kill left half written is removed when it opens: the end of its part, and files next to the folder.
+
     Args:
         folder: The `rows` folder of a run dir; made if it isn't there.
         writer: Name of the writer, one per process that writes at the same time.
-        fsync_every_s: Rows of at most so many seconds can be lost when the power fails. 0: fsync after each row.
+        fsync_every_s: Rows of about so many seconds can be lost when the power fails. None: no fsync by time.
+        fsync_every_rows: `append` itself waits for an fsync after so many rows. None: no fsync by rows.
 
     Raises:
         DataError: Another process writes this part, or the folder can't be written.
     """
 
-    def __init__(self, folder: Path, writer: str, *, fsync_every_s: float = 5.0) -> None:
+    def __init__(
+        self, folder: Path, writer: str, *, fsync_every_s: float | None = 5.0, fsync_every_rows: int | None = None
+    ) -> None:
         self.path = folder / f"part-{writer}.jsonl"
-        self._fsync_every_s = fsync_every_s
-        self._synced_at = time.monotonic()
         with ExitStack() as opened:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -62,10 +61,17 @@ class Journal:
                 self._part = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
                 opened.callback(os.close, self._part)
                 self._size = _cut_torn_tail(self._part, self.path)
+                for half in folder.parent.glob(half_of(Path("*")).name):
+                    half.unlink(missing_ok=True)
             except OSError as error:
                 raise DataError(f"{self.path}: {error.strerror}") from error
             self._opened = opened.pop_all()
-        self._closed = False
+        self._every_rows = fsync_every_rows
+        self._unsynced = 0
+        self._failure: OSError | None = None
+        self._closing = threading.Event()
+        self._syncer = threading.Thread(target=self._sync_every, args=(fsync_every_s,), name="journal", daemon=True)
+        self._syncer.start()
 
     def append(self, row: Row) -> None:
         """Write a row; it outlives the process as soon as this returns.
@@ -74,38 +80,62 @@ class Journal:
 
         Raises:
             DataError: The row can't be written (a full disk, say). The part ends with the row before it, as if this one
-                had never been tried.
+                had never been tried. Or rows before it couldn't be synced.
         """
         try:
-            line = memoryview(orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE))
+            line = orjson.dumps(row, str, _OPTIONS)
         except TypeError as error:
             raise DataError(f"row {row.id}, trial {row.trial} can't be written as JSON: {error}") from error
+        if self._failure is not None:
+            raise self._not_synced(self._failure)
+        size = len(line)
         try:
-            written = 0
-            while written < len(line):
+            written = os.write(self._part, line)
+            while written < size:
                 written += os.write(self._part, line[written:])
         except OSError as error:
             os.ftruncate(self._part, self._size)
-            raise DataError(f"{self.path}: {error.strerror}; all rows before {row.id} are kept") from error
-        self._size += len(line)
-        if time.monotonic() - self._synced_at >= self._fsync_every_s:
+            kept = f"all rows before {row.id} (index {row.index}, trial {row.trial}) are kept"
+            raise DataError(f"{self.path}: {error.strerror}; {kept}") from error
+        self._size += size
+        self._unsynced += 1
+        if self._unsynced == self._every_rows:
             self.sync()
 
     def sync(self) -> None:
-        """Have the rows so far survive a power failure too."""
-        try:
-            os.fsync(self._part)
-        except OSError as error:
-            raise DataError(f"{self.path}: {error.strerror}") from error
-        self._synced_at = time.monotonic()
+        """Have the rows so far survive a power failure too.
+
+        Raises:
+            DataError: The disk refuses.
+        """
+        self._fsync()
+        if self._failure is not None:
+            raise self._not_synced(self._failure)
 
     def close(self) -> None:
         """Sync, and let others write the part. May be called twice."""
-        if self._closed:
+        if self._closing.is_set():
             return
-        self._closed = True
+        self._closing.set()
+        self._syncer.join()
         with self._opened:
             self.sync()
+
+    def _sync_every(self, seconds: float | None) -> None:
+        while not self._closing.wait(seconds):
+            if self._unsynced:
+                self._fsync()
+
+    def _fsync(self) -> None:
+        # Before the call: a row that is appended meanwhile may be left out.
+        self._unsynced = 0
+        try:
+            os.fsync(self._part)
+        except OSError as error:
+            self._failure = error
+
+    def _not_synced(self, error: OSError) -> DataError:
+        return DataError(f"{self.path}: {error.strerror}; rows of the last seconds may be lost if the machine stops")
 
     def __enter__(self) -> Self:
         return self
@@ -114,64 +144,6 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def done_keys(folder: Path) -> set[RowKey]:
-    """Keys of all rows in all parts; empty if there is no such folder."""
-    return {RowKey(_text(head[1]), int(head[3])) for part in _parts(folder) for _, head in _heads(part)}
-
-
-def read_rows(folder: Path) -> Iterator[Row]:
-    """Rows of all parts in order of (index, trial); where a key was written twice, the last one.
-
-    Raises:
-        DataError: A line is damaged, or was written by a version whose rows are different.
-    """
-    return map(decode_row, _sorted_lines(folder))
-
-
-def write_sorted(folder: Path, target: Path) -> int:
-    """Write the rows of all parts to one file, in order of (index, trial), each once; it appears when it is whole.
-
-    Memory is about 60 bytes per row, whatever the size of the rows.
-
-    Returns:
-        How many rows that were.
-
-    Raises:
-        DataError: The file can't be written; a former one is left as it was.
-    """
-    half = target.with_name(f".{target.name}.half")
-    count = 0
-    try:
-        with half.open("wb") as file:
-            for line in _sorted_lines(folder):
-                file.write(line)
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(target)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise DataError(f"{target}: {error.strerror}; the rows are kept in {folder}") from error
-    return count
-
-
-def decode_row(line: bytes) -> Row:
-    """Read a line of a part or of `rows.jsonl`.
-
-    Raises:
-        DataError: It holds something else.
-    """
-    try:
-        fields: dict[str, Any] = orjson.loads(line)
-        response, error = fields.get("response"), fields.get("error")
-        fields["response"] = Response(**response) if response else None
-        fields["error"] = RowError(**error) if error else None
-        fields["scores"] = {name: Score(**score) for name, score in fields.get("scores", {}).items()}
-        return Row(**fields)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"not a row of this version of matrix ({error}): {line[:80]!r}...") from error
 
 
 def _lock(lock: Path, part: Path) -> int:
@@ -226,53 +198,3 @@ def _is_json(line: bytes) -> bool:
     except orjson.JSONDecodeError:
         return False
     return True
-
-
-def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("part-*.jsonl"))
-
-
-def _heads(part: Path) -> Iterator[tuple[int, re.Match[bytes]]]:
-    """Offset and head of each whole row; what isn't one is passed over, so that its key counts as not done."""
-    offset = 0
-    try:
-        with part.open("rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    # The end, as far as it is written: what a writer adds now is the rest of this line, not a line.
-                    return
-                head = _HEAD.match(line)
-                if head and line.endswith(b"}\n"):
-                    yield offset, head
-                else:
-                    _LOG.warning("%s: what stands at byte %d is not a row", part, offset)
-                offset += len(line)
-    except OSError as error:
-        raise DataError(f"{part}: {error.strerror}") from error
-
-
-def _text(quoted: bytes) -> str:
-    return str(orjson.loads(quoted)) if b"\\" in quoted else quoted[1:-1].decode()
-
-
-def _sorted_lines(folder: Path) -> Iterator[bytes]:
-    """Lines in order of (index, trial), the last written of each.
-
-    A row is kept in memory as one number, (index, trial, part, offset) from the highest bits to the lowest: it sorts
-    like that tuple and takes a third of its room.
-    """
-    parts = _parts(folder)
-    rows = sorted(
-        ((int(head[2]) << _TRIAL_BITS | int(head[3])) << _PART_BITS | number) << _OFFSET_BITS | offset
-        for number, part in enumerate(parts)
-        for offset, head in _heads(part)
-    )
-    place_bits = _PART_BITS + _OFFSET_BITS
-    with ExitStack() as stack:
-        files = [stack.enter_context(part.open("rb")) for part in parts]
-        for position, row in enumerate(rows):
-            if position + 1 < len(rows) and rows[position + 1] >> place_bits == row >> place_bits:
-                continue
-            file = files[row >> _OFFSET_BITS & (1 << _PART_BITS) - 1]
-            file.seek(row & (1 << _OFFSET_BITS) - 1)
-            yield file.readline()

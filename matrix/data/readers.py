@@ -1,215 +1,168 @@
-"""Read the rows of a data set from a file (jsonl, json, csv, parquet) or from the Hugging Face hub."""
+"""Read a data set: from files (jsonl, json, csv, parquet), wherever they lie, or from the Hugging Face hub."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, Protocol
 
+from matrix.data.columns import find, names
+from matrix.data.formats import FileRows, Unreadable, scan
 from matrix.data.rows import Example
-from matrix.data.sources import ending, locate
+from matrix.data.sources import LocalFile, RowFile, check_dataset, locate
 from matrix.errors import DataError
 from matrix.spec.workload import DatasetSpec
 
-__all__ = ["Dataset", "load"]
+__all__ = ["BadRow", "Dataset", "check_dataset", "load"]
 
-Place = str
-"""Where a row was read, for messages: `gsm8k.jsonl:17`, `part.parquet row 17`."""
+_FIRST_ROWS = 100
+"""A data set that begins with so many bad rows and no good one is the wrong file."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that can't be read; it has its place among the rows like any other.
+
+    Attributes:
+        id: Its number, as text.
+        index: Its place in the input, from 0.
+        place: Where it was read: `gsm8k.jsonl:17`, `part.parquet row 17`.
+        message: What is wrong with it.
+    """
+
+    id: str
+    index: int
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that was checked from end to end.
+    """A data set that can be read.
 
     Attributes:
         examples: Its rows in order; may be iterated any number of times, and reads them anew each time, so that memory
-            stays flat whatever the size.
-        total: How many rows that gives; None where nobody can know beforehand.
-        fingerprint: What the rows depend on: `sha256:` of the file's bytes, or `id@revision` on the hub.
+            stays flat whatever the size. Iterating raises DataError where a file ends early or a storage fails, and
+            with `dataset.on_bad_row=stop` at the first bad row.
+        total: How many rows that gives; None where only reading them all could tell (files elsewhere, streaming).
+        fingerprint: What the rows depend on: `sha256:` of the file's bytes, `files:` and a hash over several files or
+            over what their storage says of them, or `id@revision` on the hub.
     """
 
-    examples: Iterable[Example]
+    examples: Iterable[Example | BadRow]
     total: int | None
     fingerprint: str
 
 
-def load(spec: DatasetSpec) -> Dataset:
-    """Open a data set and check every row that will be used.
+class _Part(Protocol):
+    """A file, or a table of the hub."""
 
-    The rows are read once here, so that a bad one is known before anything starts, and again by whoever iterates.
-    JSON numbers are 64 bit: longer whole numbers arrive as floats.
+    def rows(self) -> Iterator[tuple[int, Any]]: ...
+
+    def place(self, number: int) -> str: ...
+
+
+def load(spec: DatasetSpec) -> Dataset:
+    """Open a data set.
+
+    Files on this machine are read through once here, to count their rows and to know their content again; with
+    `dataset.on_bad_row=stop` once more, so that a bad row is known before anything starts. What lies elsewhere is read
+    by whoever iterates. JSON numbers are 64 bit: longer whole numbers arrive as floats.
 
     Raises:
-        DataError: The file or the hub can't be read, or a row is malformed, nameless or named like another one.
+        DataError: A file or the hub can't be read; there are no rows; the first ones are all bad; or one is and
+            `dataset.on_bad_row` is `stop`.
     """
+    parts: Sequence[_Part]
     if spec.path is None:
         from matrix.data.hub import open_hub
 
         source = f"dataset.hub={spec.hub}"
         table, fingerprint = open_hub(spec)
-        read: Callable[[], Iterator[tuple[Place, Any]]] = table.rows
+        parts, total = [table], table.total
     else:
         source = f"dataset.path={spec.path}"
         try:
-            file = locate(spec.path)
-            with file.open("rb") as stream:
-                fingerprint = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
-        except (OSError, DataError) as error:
+            files = locate(spec.path)
+            fingerprint, total = _scan(files, spec.limit)
+        except DataError as error:
             raise DataError(f"{source}: {error}") from error
-        read = partial(_rows_of, file)
-    examples = _Examples(read, spec.id_key, spec.limit)
-    total = examples.check()
-    if not total:
-        raise DataError(f"{source}: the data set is empty")
+        parts = [FileRows(file) for file in files]
+    examples = _Examples(parts, spec)
+    _refuse_wrong_files(examples, source)
+    if spec.on_bad_row == "stop" and spec.path is not None and total is not None:
+        total = sum(1 for _ in examples)
+    elif total is not None and spec.limit is not None:
+        total = min(total, spec.limit)
     return Dataset(examples, total, fingerprint)
 
 
 @dataclass(frozen=True)
 class _Examples:
-    """The rows of a source as examples."""
+    """The rows of all parts as examples."""
 
-    read: Callable[[], Iterator[tuple[Place, Any]]]
-    id_key: str | None
-    limit: int | None
+    parts: Sequence[_Part]
+    spec: DatasetSpec
 
-    def __iter__(self) -> Iterator[Example]:
-        return (example for _, example in self._with_places())
-
-    def check(self) -> int:
-        """Read everything once: counts the rows and refuses two of one name."""
-        seen: dict[str, Place] = {}
-        total = 0
-        for place, example in self._with_places():
-            total += 1
-            if self.id_key is not None:
-                first = seen.setdefault(example.id, place)
-                if first != place:
-                    raise DataError(f"{place}: {self.id_key}={example.id} names a row already, at {first}")
-        return total
-
-    def _with_places(self) -> Iterator[tuple[Place, Example]]:
-        for index, (place, columns) in enumerate(islice(self.read(), self.limit)):
-            if not isinstance(columns, dict):
-                raise DataError(f"{place}: a row is an object of columns, this is a {type(columns).__name__}")
-            yield place, Example(_name(columns, self.id_key, index, place), index, columns)
-
-
-def _name(columns: dict[str, Any], id_key: str | None, index: int, place: Place) -> str:
-    if id_key is None:
-        return str(index)
-    if id_key not in columns:
-        raise DataError(f"{place}: no column dataset.id_key={id_key} (columns: {', '.join(columns) or 'none'})")
-    value = columns[id_key]
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise DataError(f"{place}: dataset.id_key={id_key} must hold text or whole numbers, not {value!r}")
-    return str(value)
-
-
-def _rows_of(file: Path) -> Iterator[tuple[Place, Any]]:
-    kind = ending(file)
-    read = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}["." + kind.split(".")[1]]
-    try:
-        yield from read(file)
-    # EOFError, zlib.error: a .gz that ends early or is damaged.
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file.name}: cannot be read: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file.name}: is not UTF-8: {error}") from error
-
-
-@contextmanager
-def _open(file: Path) -> Iterator[BinaryIO]:
-    """The file's bytes, unpacked."""
-    suffix = file.suffix.lower()
-    if suffix == ".gz":
-        with gzip.open(file) as unpacked:
-            yield cast("BinaryIO", unpacked)
-    elif suffix == ".zst":
-        pyarrow = _import_pyarrow(file)
-        with io.BufferedReader(pyarrow.input_stream(str(file), compression="zstd")) as unpacked_zst:
-            yield unpacked_zst
-    else:
-        with file.open("rb") as plain:
-            yield plain
-
-
-def _jsonl(file: Path) -> Iterator[tuple[Place, Any]]:
-    import orjson
-
-    with _open(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if text.isspace() or not text:
+    def __iter__(self) -> Iterator[Example | BadRow]:
+        id_key, stop = self.spec.id_key, self.spec.on_bad_row == "stop"
+        for index, (part, number, columns) in enumerate(islice(self._rows(), self.spec.limit)):
+            if isinstance(columns, dict):
+                name = str(index) if id_key is None else _name(columns, id_key)
+            elif isinstance(columns, Unreadable):
+                name = columns
+            else:
+                name = Unreadable(f"a row is an object of columns, this is a {type(columns).__name__}")
+            if isinstance(name, str):
+                yield Example(name, index, columns)
                 continue
-            place = f"{file.name}:{number}"
-            try:
-                row = orjson.loads(text)
-            except orjson.JSONDecodeError as error:
-                raise DataError(f"{place}: not JSON: {error.msg} (column {error.colno})") from error
-            yield place, row
+            bad = BadRow(str(index), index, part.place(number), name.message)
+            if stop:
+                raise DataError(f"{bad} (dataset.on_bad_row=error would leave it out, as a row with an error)")
+            yield bad
+
+    def _rows(self) -> Iterator[tuple[_Part, int, Any]]:
+        for part in self.parts:
+            for number, columns in part.rows():
+                yield part, number, columns
 
 
-def _json(file: Path) -> Iterator[tuple[Place, Any]]:
-    import orjson
-
-    with _open(file) as stream:
-        try:
-            rows = orjson.loads(stream.read().removeprefix(b"\xef\xbb\xbf"))
-        except orjson.JSONDecodeError as error:
-            hint = "one object per line is .jsonl" if error.lineno > 1 else "a .json file holds one list of objects"
-            raise DataError(f"{file.name}:{error.lineno}: not JSON: {error.msg} ({hint})") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{file.name}: holds a {type(rows).__name__}, not a list of objects")
-    for number, row in enumerate(rows, start=1):
-        yield f"{file.name} item {number}", row
+def _name(columns: dict[str, Any], id_key: str) -> str | Unreadable:
+    value = find(columns, id_key)
+    if isinstance(value, int | str) and not isinstance(value, bool) and value != "":
+        return str(value)
+    if value is None:
+        return Unreadable(f"no value at dataset.id_key={id_key} (columns: {names(columns)})")
+    return Unreadable(f"dataset.id_key={id_key} must hold text or whole numbers, not {value!r}")
 
 
-def _csv(file: Path) -> Iterator[tuple[Place, Any]]:
-    # Python's own limit of 128 KB per field is less than a long document.
-    csv.field_size_limit(2**31 - 1)
-    with _open(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-        lines = csv.reader(text, strict=True)
-        try:
-            header = next(lines, [])
-            if len(set(header)) < len(header):
-                raise DataError(f"{file.name}:1: two columns have the same name: {', '.join(header)}")
-            for values in lines:
-                if not values:
-                    continue
-                place = f"{file.name}:{lines.line_num}"
-                if len(values) != len(header):
-                    raise DataError(f"{place}: {len(values)} fields, the header has {len(header)} columns")
-                yield place, dict(zip(header, values, strict=True))
-        except csv.Error as error:
-            raise DataError(f"{file.name}:{lines.line_num}: not CSV: {error}") from error
+def _scan(files: Sequence[RowFile], limit: int | None) -> tuple[str, int | None]:
+    """Fingerprint of the files, and how many rows they have; None if some lie elsewhere."""
+    total, local, marks = 0, True, []
+    for file in files:
+        if isinstance(file, LocalFile):
+            mark, count = scan(file, limit)
+            total += count
+        else:
+            mark, local = f"{file.name} {file.version}", False
+        marks.append(mark)
+    if local and len(marks) == 1:
+        return f"sha256:{marks[0]}", total
+    return "files:" + hashlib.sha256("\n".join(marks).encode()).hexdigest(), total if local else None
 
 
-def _parquet(file: Path) -> Iterator[tuple[Place, Any]]:
-    pyarrow = _import_pyarrow(file)
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(file) as table:
-            # Small batches: a row of a data set can be a whole document, and `limit` may want only a few.
-            rows = (row for batch in table.iter_batches(batch_size=256) for row in batch.to_pylist())
-            for number, row in enumerate(rows):
-                yield f"{file.name} row {number}", row
-    except pyarrow.lib.ArrowException as error:
-        raise DataError(f"{file.name}: not parquet: {error}") from error
-
-
-def _import_pyarrow(file: Path) -> Any:
-    try:
-        import pyarrow as pa
-    except ImportError as error:
-        raise DataError(f"{file.name}: {file.suffix} needs pyarrow: pip install 'matrix-llm[hub]'") from error
-    return pa
+def _refuse_wrong_files(examples: _Examples, source: str) -> None:
+    """Look at the first rows, so that a wrong file doesn't start an engine. One good row is enough."""
+    bad = None
+    for example in islice(examples, _FIRST_ROWS):
+        if isinstance(example, Example):
+            return
+        bad = bad or example
+    if bad is None:
+        raise DataError(f"{source}: the data set is empty")
+    raise DataError(f"{source}: none of the first rows can be read; {bad}")

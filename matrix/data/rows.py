@@ -7,9 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 
 class RowKey(NamedTuple):
-    """What makes a row one of a kind within a run dir."""
+    """What makes a row one of a kind within a run dir.
 
-    id: str
+    The place in the input does, since a run dir keeps to one input (its fingerprint is checked). A name may repeat.
+    """
+
+    # Takes the place of tuple's method of that name, which nobody calls.
+    index: int  # type: ignore[assignment]
     trial: int
 
 
@@ -42,6 +46,9 @@ class Response:
         latency_s: Seconds from sending the last try to its complete answer.
         endpoint: Base URL of the server that answered.
         attempts: Tries it took, the last included.
+        prompt_logprobs: vLLM's logprobs of the prompt's tokens: of a completion one item per answer, of a chat one for
+            the prompt they share; None if not asked for.
+        embeddings: One per input, as numbers or base64, as it was asked for; None for an answer that is text.
     """
 
     text: list[str]
@@ -53,6 +60,8 @@ class Response:
     latency_s: float
     endpoint: str
     attempts: int
+    prompt_logprobs: list[Any] | None = None
+    embeddings: list[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +108,4 @@ class Row:
     @property
     def key(self) -> RowKey:
         """The row's identity within its run dir."""
-        return RowKey(self.id, self.trial)
+        return RowKey(self.index, self.trial)

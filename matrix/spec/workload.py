@@ -4,27 +4,40 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from matrix.spec.base import Spec
 
 
 class DatasetSpec(Spec):
-    """Rows from a local file or from the Hugging Face hub; `path` wins when both are given."""
+    """Rows from files or from the Hugging Face hub; `path` wins when both are given."""
 
     name: str
-    path: str | None = None
-    """File of rows that is read instead of the hub: `.jsonl`, `.json` or `.csv` (also `.gz`, `.zst`) or `.parquet`;
-    `package:PACKAGE/FILE` is a file inside an installed package."""
+    path: str | list[str] | None = None
+    """Files of rows that are read instead of the hub: `.jsonl`, `.json` or `.csv` (also `.gz`, `.zst`) or `.parquet`.
+    One, a pattern (`data/*.jsonl`; `**` is any depth), or a list of both. `package:PACKAGE/FILE` is a file inside an
+    installed package; `s3://`, `gs://`, `https://` and other addresses are read through fsspec."""
     hub: str | None = None
     """Data set id on the hub, such as `openai/gsm8k`."""
     subset: str | None = None
     split: str = "train"
     revision: str | None = None
+    streaming: bool = False
+    """Read the hub's rows as they are needed, without a download before; how many there are isn't known then."""
     limit: int | None = Field(default=None, gt=0)
     """Take only the first rows."""
     id_key: str | None = None
-    """Column that names a row; None: its number."""
+    """Key path (`id`, `metadata.id`) of what a row is called in the output, a label only; None: its number."""
+    on_bad_row: Literal["error", "stop"] = "error"
+    """A row that can't be read: `error` makes it a row with an error, `stop` ends the run."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _is_files(cls, path: object) -> object:
+        some = path if isinstance(path, list) else [path]
+        if path is not None and not (some and all(isinstance(one, str) for one in some)):
+            raise ValueError(f"should be a file, a pattern such as 'data/*.jsonl', or a list of them, not {path!r}")
+        return path
 
     @model_validator(mode="after")
     def _has_a_source(self) -> DatasetSpec:
@@ -60,15 +73,31 @@ class GenerateSpec(Spec):
     kind: Literal["generate"]
     name: str
     prompt: list[Message] = []
-    """Messages of the request, as templates. Empty: the row brings them in `messages_key`."""
+    """Messages of the request, as templates."""
     messages_key: str | None = None
-    """Column that holds ready chat messages."""
+    """Key path (`messages`, `request.messages`) of a row's ready chat messages."""
+    text_key: str | None = None
+    """Key path of a row's text: it becomes one user message, or several where it holds Llama 3 header tokens.
+    None of the three: the first of `messages`, `request.messages`, `text` and `prompt` that a row has."""
+    system_prompt: str | None = Field(default=None, min_length=1)
+    """Takes the place of the first system message, or comes before all messages; None leaves them as they are."""
+    sampling_key: str | None = None
+    """Key path of a row's own sampling fields, on top of the run's; a row without any takes the run's."""
+    api: Literal["chat", "completions"] = "chat"
+    """`completions` sends a text as it is, without the model's chat template."""
     scorers: list[ScorerSpec] = []
 
     @model_validator(mode="after")
     def _makes_sense(self) -> GenerateSpec:
-        if bool(self.prompt) == bool(self.messages_key):
-            raise ValueError("needs exactly one of pipeline.prompt and pipeline.messages_key")
+        shapes = [name for name in ("prompt", "messages_key", "text_key") if getattr(self, name)]
+        if len(shapes) > 1:
+            way_out = "set the others to null, pipeline.prompt to []"
+            raise ValueError(f"takes one of prompt, messages_key and text_key, got {' and '.join(shapes)} ({way_out})")
+        if self.api == "completions" and (self.messages_key or self.system_prompt or len(self.prompt) > 1):
+            raise ValueError(
+                "api=completions sends one text: give pipeline.text_key or a prompt of one message, and neither "
+                "messages_key nor system_prompt"
+            )
         labels = [scorer.label for scorer in self.scorers]
         if len(set(labels)) < len(labels):
             raise ValueError(f"scorer names must differ, got {', '.join(labels)}: set pipeline.scorers.N.name")
@@ -78,13 +107,55 @@ class GenerateSpec(Spec):
 PipelineSpec = GenerateSpec
 
 
+class Concurrency(Spec):
+    """How many requests are in flight: found while the run goes, between two limits. A number instead is all three."""
+
+    min: int = Field(default=1, gt=0)
+    start: int = Field(default=32, gt=0)
+    """Where it begins; brought between the two others."""
+    max: int = Field(default=1024, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fixed(cls, given: object) -> object:
+        if isinstance(given, dict | Concurrency):
+            return given
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise ValueError(f"should be a number of requests from 1 on, or min, start and max, not {given!r}")
+        return {"min": given, "start": given, "max": given}
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Concurrency:
+        if self.min > self.max:
+            raise ValueError(f"min={self.min} is more than max={self.max}: set both")
+        return self
+
+
 class WorkloadSpec(Spec):
     """How rows are worked through; nothing here changes what a row says."""
 
-    concurrency: int = Field(default=64, gt=0)
+    concurrency: Concurrency = Concurrency()
     """Requests in flight."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """What a paid API allows; None: no limit."""
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    """The same for tokens of prompts and answers, estimated before a request and corrected after it."""
     request_timeout_s: float = Field(default=600, gt=0)
+    """Deadline of a row, from when it is first sent; all its tries and waits included."""
+    try_timeout_s: float | None = Field(default=None, gt=0)
+    """Limit of one try, so that a row can leave a server that hangs; None: the row's deadline alone."""
     max_attempts: int = Field(default=6, gt=0)
-    """Tries per row, the first included; only failures that another try can mend are tried again."""
+    """Tries per row that may fail; only failures that another try can mend are tried again, and those of a server that
+    is busy or can't be reached don't count."""
+    budget_usd: float | None = Field(default=None, gt=0)
+    """The run stops when its requests have cost this much by `model.price`; None: no limit."""
+    stall_warn_s: float = Field(default=60, gt=0)
+    """Without a finished row for so long the log names what is in flight."""
+    stall_limit_s: float | None = Field(default=None, gt=0)
+    """Without a finished row for so long what is in flight becomes errors; None: `request_timeout_s`."""
+    retry_errors: bool = False
+    """A resume asks again for the rows that ended in an error."""
+    drivers: int = Field(default=1, gt=0)
+    """Processes that share the rows."""
     progress_every_s: float = Field(default=5, gt=0)
     """Seconds between log lines (without a terminal) and between records in metrics.jsonl."""

@@ -106,6 +106,19 @@ def test_rows_come_from_the_hub_and_later_from_the_cache(hub: Hub, tmp_path: Pat
     assert "dataset.path=FILE" in other
 
 
+def test_rows_stream_from_the_hub_and_nothing_is_kept(hub: Hub, tmp_path: Path) -> None:
+    rows = [{"question": "1 + 1?"}, {"question": "2 + 2?"}]
+    stream: dict[str, object] = {"streaming": True}
+    whole, one, unknown = load_in_a_process(hub, tmp_path, stream, stream | {"limit": 1}, stream | {"split": "nope"})
+    assert json.loads(whole) == [None, f"org/toy@{SHA}", rows]
+    assert json.loads(one) == [None, f"org/toy@{SHA}", rows[:1]]
+    assert unknown.startswith("dataset.hub=org/toy: ")
+    hub.close()
+    [message] = load_in_a_process(hub, tmp_path, stream)
+    assert "could not be reached" in message
+    assert "dataset.streaming needs it" in message
+
+
 def test_an_unreachable_hub_is_said_in_seconds(hub: Hub, tmp_path: Path) -> None:
     hub.close()
     started = time.monotonic()

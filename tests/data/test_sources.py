@@ -5,14 +5,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from matrix.data.sources import ENDINGS, check_dataset, locate
+from matrix.data.naming import ENDINGS
+from matrix.data.sources import LocalFile, check_dataset, locate
 from matrix.errors import DataError
 from matrix.spec.workload import DatasetSpec
 
 
-def check(path: Path | str) -> str | None:
-    return check_dataset(DatasetSpec(name="x", path=str(path)))
+def check(*paths: Path | str) -> str | None:
+    return check_dataset(DatasetSpec(name="x", path=str(paths[0]) if len(paths) == 1 else list(map(str, paths))))
+
+
+def found(*paths: Path | str) -> list[Path]:
+    files = locate(str(paths[0]) if len(paths) == 1 else list(map(str, paths)))
+    return [file.path for file in files if isinstance(file, LocalFile)]
 
 
 @pytest.mark.parametrize("ending", [*ENDINGS, ".JSONL"])
@@ -20,7 +27,7 @@ def test_a_file_with_a_known_ending_is_fine(tmp_path: Path, ending: str) -> None
     file = tmp_path / f"rows{ending}"
     file.touch()
     assert check(file) is None
-    assert locate(str(file)) == file
+    assert found(file) == [file]
 
 
 def test_rows_from_the_hub_need_no_file() -> None:
@@ -74,10 +81,79 @@ def test_a_file_in_a_package_is_found_without_importing_it(tmp_path: Path, monke
     (samples.parent / "__init__.py").write_text("raise RuntimeError('imported')")
     (samples / "rows.jsonl").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert locate("package:slow_package/samples/rows.jsonl") == samples / "rows.jsonl"
+    assert found("package:slow_package/samples/rows.jsonl") == [samples / "rows.jsonl"]
     assert check("package:slow_package/samples/row.jsonl") == "no such file (did you mean rows.jsonl?)"
     for path in ("package:no_such_package/rows.jsonl", "package:slow_package", "package:", "package:json.tool/a.jsonl"):
         assert "no installed package" in (check(path) or "")
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    for name in ("part-10.jsonl", "part-9.jsonl", "part-1.csv", "other.jsonl.gz", ".part-0.jsonl", "notes.md"):
+        (tmp_path / name).touch()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "part-2.jsonl").touch()
+    return tmp_path
+
+
+def test_a_pattern_is_its_files_in_natural_order(parts: Path) -> None:
+    assert found(parts / "part-*") == [parts / "part-1.csv", parts / "part-9.jsonl", parts / "part-10.jsonl"]
+    assert found(parts / "part-?.jsonl") == [parts / "part-9.jsonl"]
+    assert found(parts / "**" / "*.jsonl") == [
+        parts / "deep" / "part-2.jsonl",
+        parts / "part-9.jsonl",
+        parts / "part-10.jsonl",
+    ]
+    assert check(parts / "part-*") is None
+
+
+def test_numbers_in_folders_count_as_numbers_too(tmp_path: Path) -> None:
+    files = [tmp_path / f"step{step}" / f"{part}.jsonl" for step in (2, 10) for part in (8, 11)]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    assert found(tmp_path / "step*" / "*.jsonl") == files
+
+
+def test_a_list_keeps_its_order(parts: Path) -> None:
+    assert found(parts / "part-9.jsonl", parts / "part-1*") == [
+        parts / "part-9.jsonl",
+        parts / "part-1.csv",
+        parts / "part-10.jsonl",
+    ]
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "rows[1].jsonl").touch()
+    assert found(tmp_path / "rows[1].jsonl") == [tmp_path / "rows[1].jsonl"]
+
+
+def test_a_pattern_that_nothing_fits_says_what_there_is(parts: Path) -> None:
+    inside = "other.jsonl.gz, part-1.csv, part-9.jsonl, part-10.jsonl"
+    assert (
+        check(parts / "trian-*.jsonl") == f"no file fits this pattern (files with rows in it: .part-0.jsonl, {inside})"
+    )
+    assert check(parts / "no" / "such" / "*.jsonl") == f"no file fits this pattern (there is no folder {parts}/no/such)"
+
+
+def test_a_pattern_must_not_take_other_files_along(parts: Path) -> None:
+    assert (check(parts / "*") or "").startswith(f"fits {parts}/notes.md: unknown ending '.md'")
+
+
+def test_a_problem_in_a_list_names_its_file(parts: Path) -> None:
+    path = parts / "part-8.jsonl"
+    assert check(parts / "part-9.jsonl", path) == f"{path}: no such file (did you mean part-9.jsonl?)"
+
+
+def test_no_file_is_read_twice(parts: Path) -> None:
+    message = f"{parts}/part-9.jsonl is there twice (list it once, or give patterns that don't overlap)"
+    assert check(parts / "part-9.jsonl", parts / "*.jsonl") == message
+
+
+@pytest.mark.parametrize("path", [5, [], ["a.jsonl", 5], {"a": 1}])
+def test_what_is_neither_a_file_nor_a_list_of_files(path: object) -> None:
+    with pytest.raises(ValidationError, match="should be a file, a pattern such as"):
+        DatasetSpec.model_validate({"name": "x", "path": path})
 
 
 def test_locate_raises_what_check_says(tmp_path: Path) -> None:
@@ -89,7 +165,8 @@ def test_checking_imports_nothing_heavy() -> None:
     code = (
         "import sys, matrix.data.sources as r, matrix.spec.workload as w\n"
         "assert r.check_dataset(w.DatasetSpec(name='x', path='nope.jsonl'))\n"
-        "print(*{'orjson', 'pyarrow', 'datasets', 'aiohttp', 'numpy'} & set(sys.modules))"
+        "assert r.check_dataset(w.DatasetSpec(name='x', path='memory://bucket/rows.jsonl')) is None\n"
+        "print(*{'orjson', 'pyarrow', 'datasets', 'aiohttp', 'numpy', 'fsspec'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
