@@ -19,6 +19,8 @@ GROUPS = ("cluster", "engine", "sampling", "dataset", "pipeline", "tracker", "re
 # What an option can't do without.
 NEEDS = {
     "dataset=jsonl": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
+    "dataset=hub": ["dataset.hub=org/name"],
+    "pipeline=inference": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "pipeline=generate": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "pipeline=mcq": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "engine=openai": ["engine.api_key_env=null"],
@@ -93,7 +95,7 @@ def test_every_problem_is_said_at_once() -> None:
         (["cluster=attach", "cluster.token_path=nope"], "cluster.token_path=nope", "token file"),
         (["name=''"], "name", "at least 1"),
         (["sampling.temperature"], "command line", "key=value"),
-        (["pipeline.prompt=[]"], "pipeline", "pipeline.messages_key"),
+        (["pipeline.text_key=question"], "pipeline", "pipeline.prompt to []"),
         (["pipeline.scorers.0.reference='{{'"], "pipeline.scorers.0.reference", ""),
         (["'foo"], "command line", "quote"),
     ],

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from matrix.client.http import ChatClient
-from matrix.data.rows import Example, Row, RowError, RowKey
+from matrix.client.http import ModelClient
+from matrix.data.readers import BadRow, Dataset
+from matrix.data.rows import Example, Row, RowError
 from matrix.errors import DataError, RequestError
-from matrix.pipelines.prompt import Prompt, compile_prompt, compile_template
+from matrix.pipelines.prompt import compile_template
+from matrix.pipelines.requests import RequestBuilder
 from matrix.pipelines.scoring_pool import ScoringPool
-from matrix.spec import RunSpec, SamplingSpec
+from matrix.spec import RunSpec
 
-Work = tuple[Example, int]
+Work = tuple[Example | BadRow, int]
 """A row of the data set and the number of the trial."""
 
 
@@ -31,7 +33,7 @@ class Generate:
     def __init__(
         self,
         spec: RunSpec,
-        client: ChatClient,
+        client: ModelClient,
         scoring: ScoringPool,
         emit: Callable[[Row], None],
         flying: Callable[[int], None],
@@ -41,50 +43,53 @@ class Generate:
         self._scoring = scoring
         self._emit = emit
         self._flying = flying
-        self._prompt: Prompt = compile_prompt(spec.pipeline)
+        self._requests = RequestBuilder(spec.pipeline, spec.sampling)
+        self._ask = client.complete if spec.pipeline.api == "completions" else client.chat
         self._references = {
             scorer.label: compile_template(scorer.reference, f"pipeline.scorers.{number}.reference")
             for number, scorer in enumerate(spec.pipeline.scorers)
         }
-        self._sampling = sampling_fields(spec.sampling)
 
-    async def run(self, examples: Iterable[Example], done: Collection[RowKey]) -> None:
-        """Work through the examples, `workload.concurrency` at a time; rows in `done` are left out.
-
-        The trials of a row follow one another, so that they find its prompt in the engine's prefix cache.
+    async def run(self, work: Iterator[Work]) -> None:
+        """Work through the rows, as many at a time as the client's gate lets through.
 
         Raises:
-            DataError: A row could not be written; what was in flight is dropped.
+            DataError: A row could not be read or written; what was in flight is dropped.
         """
-        work = self._work(examples, done)
 
         async def worker() -> None:
             for example, trial in work:
-                self._emit(await self._row(example, trial))
+                await self.work_on(example, trial)
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self._spec.workload.concurrency):
+                for _ in range(self._spec.workload.concurrency.max):
                     group.create_task(worker())
         except ExceptionGroup as several:
             raise several.exceptions[0] from several
 
-    def _work(self, examples: Iterable[Example], done: Collection[RowKey]) -> Iterator[Work]:
-        for example in examples:
-            for trial in range(self._spec.trials):
-                if RowKey(example.id, trial) not in done:
-                    yield example, trial
+    async def work_on(self, example: Example | BadRow, trial: int) -> None:
+        """Take one row to its end, an answer or an error, and emit it.
+
+        Raises:
+            DataError: It could not be written.
+        """
+        if isinstance(example, BadRow):
+            error = RowError("data", str(example), 0)
+            self._emit(Row(example.id, example.index, trial, "error", {}, error=error))
+        else:
+            self._emit(await self._row(example, trial))
 
     async def _row(self, example: Example, trial: int) -> Row:
         body: dict[str, Any] = {}
         try:
             references = {label: template.render(example) for label, template in self._references.items()}
             self._scoring.check(references)
-            body = {"model": self._spec.model.name, "messages": self._prompt.render(example), **self._sampling}
-            body["seed"] = self._spec.seed + trial
+            body = {"model": self._spec.model.name, **self._requests.build(example)}
+            body["seed"] = body.get("seed", self._spec.seed) + trial
             self._flying(+1)
             try:
-                response = await self._client.chat(body)
+                response = await self._ask(body, affinity=example.id, label=f"{example.id}/{trial}")
             finally:
                 self._flying(-1)
             scores = await self._scoring.score(response.text, references)
@@ -96,7 +101,12 @@ class Generate:
         return Row(example.id, example.index, trial, "ok", body, response=response, scores=scores)
 
 
-def sampling_fields(sampling: SamplingSpec) -> dict[str, Any]:
-    """Fields of the request body; what is None isn't sent, so that the server's default holds."""
-    fields = sampling.model_dump(exclude={"extra"}, exclude_none=True)
-    return {**fields, **sampling.extra}
+def open_work(dataset: Dataset, trials: int, done: Collection[tuple[int, int]]) -> Iterator[Work]:
+    """What is left to do, in order of the input.
+
+    The trials of a row follow one another, so that they find its prompt in the engine's prefix cache.
+    """
+    for example in dataset.examples:
+        for trial in range(trials):
+            if (example.index, trial) not in done:
+                yield example, trial

@@ -1,4 +1,7 @@
-"""Templates over a row's columns: the prompt of a request, and the reference that a scorer compares with."""
+"""What is asked for a row: messages or a text, from templates over its columns or from a column that holds them.
+
+The reference that a scorer compares with is such a template too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from matrix.data.columns import find, names
+from matrix.data.llama3 import parse_llama3
 from matrix.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
@@ -13,6 +18,9 @@ if TYPE_CHECKING:
 
     from matrix.data.rows import Example
     from matrix.spec.workload import GenerateSpec
+
+
+_MISSING = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,31 +50,92 @@ class Template:
         try:
             return self.compiled.render({**example.columns, "row": example.columns})
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            columns = ", ".join(map(str, example.columns)) or "none"
+            columns = names(example.columns)
             raise DataError(f"{self.key}: {error} (row {example.id!r} has the columns {columns})") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """The chat messages of a request: templates, or the column that holds them ready-made.
+class Column:
+    """Where a row keeps what is asked.
 
     Attributes:
-        messages: Role and template of each message; empty in the second case.
-        messages_key: The column with ready messages; None in the first case.
+        setting: The config's words for it; errors name it.
+        paths: Key paths; the first at which a row has a value counts.
+        messages: Whether that may be chat messages.
+        text: Whether it may be text.
     """
 
-    messages: tuple[tuple[str, Template], ...]
-    messages_key: str | None
+    setting: str
+    paths: tuple[str, ...]
+    messages: bool = True
+    text: bool = True
 
-    def render(self, example: Example) -> list[dict[str, Any]]:
-        """Messages for one row, as the OpenAI chat API takes them.
+    def value(self, example: Example) -> str | list[dict[str, Any]]:
+        """The text or the messages of a row.
 
         Raises:
-            DataError: See `Template.render`; or the column of ready messages is missing or holds something else.
+            DataError: The row has no such column, or it holds something else.
         """
-        if self.messages_key is not None:
-            return _ready_messages(self.messages_key, example)
-        return [{"role": role, "content": template.render(example)} for role, template in self.messages]
+        found = [find(example.columns, path, _MISSING) for path in self.paths]
+        there = [value for value in found if value is not _MISSING]
+        if not there:
+            raise DataError(f"{self.setting}: row {example.id!r} has only the columns {names(example.columns)}")
+        value: Any = next((value for value in there if value is not None), None)
+        if self.text and isinstance(value, str) and value.strip():
+            return value
+        if self.messages and _are_messages(value):
+            return [_without_nulls(message) for message in value]
+        wanted = [
+            *(["text"] if self.text else []),
+            *(["a list of chat messages such as {'role': 'user', 'content': '...'}"] if self.messages else []),
+        ]
+        raise DataError(f"{self.setting}: row {example.id!r} holds {shortened(repr(value))}, not {' or '.join(wanted)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked: by templates, or by a column.
+
+    Attributes:
+        templates: Role and content of each message; empty where a column has them.
+        column: That column.
+        system_prompt: Takes the place of the first system message, or comes before all; None leaves them as they are.
+    """
+
+    templates: tuple[tuple[str, Template], ...]
+    column: Column
+    system_prompt: str | None = None
+
+    def render(self, example: Example) -> list[dict[str, Any]]:
+        """Messages for one row, as the OpenAI chat API takes them; the caller's own list.
+
+        A text with Llama 3 header tokens gives the messages that it holds; any other becomes one user message.
+
+        Raises:
+            DataError: See `Template.render`, `Column.value` and `parse_llama3`.
+        """
+        if self.templates:
+            messages = [{"role": role, "content": template.render(example)} for role, template in self.templates]
+        else:
+            value = self.column.value(example)
+            messages = self._dialogue(value, example) if isinstance(value, str) else value
+        return messages if self.system_prompt is None else _with_system(messages, self.system_prompt)
+
+    def render_text(self, example: Example) -> str:
+        """Text for one row, as the completions API takes it: header tokens and all.
+
+        Raises:
+            DataError: See `Template.render` and `Column.value`.
+        """
+        if self.templates:
+            return self.templates[0][1].render(example)
+        return str(self.column.value(example))
+
+    def _dialogue(self, text: str, example: Example) -> list[dict[str, Any]]:
+        try:
+            return [dict(message) for message in parse_llama3(text) or [{"role": "user", "content": text}]]
+        except DataError as error:
+            raise DataError(f"{self.column.setting}: row {example.id!r}: {error}") from error
 
 
 def compile_template(source: str, key: str) -> Template:
@@ -82,7 +151,7 @@ def compile_template(source: str, key: str) -> Template:
     try:
         return Template(key, _environment().from_string(source))
     except jinja2.TemplateSyntaxError as error:
-        problem = Problem(key, _shortened(source), f"not a valid Jinja template: {error.message}, line {error.lineno}")
+        problem = Problem(key, shortened(source), f"not a valid Jinja template: {error.message}, line {error.lineno}")
         raise ConfigError([problem]) from error
 
 
@@ -101,7 +170,7 @@ def compile_prompt(spec: GenerateSpec) -> Prompt:
             problems.extend(error.problems)
     if problems:
         raise ConfigError(problems)
-    return Prompt(tuple(messages), spec.messages_key)
+    return Prompt(tuple(messages), _column(spec), spec.system_prompt)
 
 
 @lru_cache(maxsize=1)
@@ -111,22 +180,39 @@ def _environment() -> jinja2.Environment:
     return jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
 
 
-def _ready_messages(column: str, example: Example) -> list[dict[str, Any]]:
-    if column not in example.columns:
-        columns = ", ".join(map(str, example.columns)) or "none"
-        raise DataError(f"pipeline.messages_key={column}: row {example.id!r} has only the columns {columns}")
-    messages = example.columns[column]
-    if not (
-        isinstance(messages, list)
-        and messages
-        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages)
-    ):
-        raise DataError(
-            f"pipeline.messages_key={column}: row {example.id!r} holds {_shortened(repr(messages))}, "
-            "not a list of chat messages such as {'role': 'user', 'content': '...'}"
-        )
-    return messages
+def _column(spec: GenerateSpec) -> Column:
+    """The column that the spec names, or those to look for."""
+    if spec.messages_key is not None:
+        return Column(f"pipeline.messages_key={spec.messages_key}", (spec.messages_key,), text=False)
+    if spec.text_key is not None:
+        return Column(f"pipeline.text_key={spec.text_key}", (spec.text_key,), messages=False)
+    paths = ("messages", "request.messages", "text", "prompt") if spec.api == "chat" else ("text", "prompt")
+    keys = "text_key or messages_key" if spec.api == "chat" else "text_key"
+    setting = f"looked for {', '.join(paths)} (pipeline.{keys} names another column)"
+    return Column(setting, paths, messages=spec.api == "chat")
 
 
-def _shortened(text: str, limit: int = 80) -> str:
+def _are_messages(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in value)
+    )
+
+
+def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
+    """Parquet and `datasets` give every message all fields that any message has, and servers refuse most nulls."""
+    return {key: value for key, value in message.items() if value is not None or key == "content"}
+
+
+def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    system = {"role": "system", "content": text}
+    for number, message in enumerate(messages):
+        if message["role"] == "system":
+            return [*messages[:number], system, *messages[number + 1 :]]
+    return [system, *messages]
+
+
+def shortened(text: str, limit: int = 80) -> str:
+    """A text for messages."""
     return text if len(text) <= limit else f"{text[:limit]}..."

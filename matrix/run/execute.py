@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matrix.client.concurrency import AdaptiveLimit
 from matrix.client.endpoints import Endpoints
-from matrix.client.http import ChatClient
-from matrix.data.journal import Journal, done_keys, read_rows, write_sorted
+from matrix.client.gate import Gate
+from matrix.client.http import ModelClient
+from matrix.client.rates import Rates
+from matrix.data.journal import Journal
+from matrix.data.parts import DoneKeys, done_keys
 from matrix.data.readers import Dataset, load
-from matrix.data.rows import Row, RowKey
+from matrix.data.rows import Row
+from matrix.data.sorting import read_rows, write_sorted
 from matrix.errors import MatrixError
 from matrix.models.source import ResolvedModel, resolve
-from matrix.pipelines.generate import Generate
+from matrix.pipelines.generate import Generate, open_work
 from matrix.pipelines.metrics import summarise
 from matrix.pipelines.scoring_pool import ScoringPool
 from matrix.run.console import Console, log
@@ -170,7 +175,7 @@ class _Run:
         self._tracker.start(info)
 
     async def _work(
-        self, dataset: Dataset, done: set[RowKey], served: Served, journal: Journal, counters: Counters
+        self, dataset: Dataset, done: DoneKeys, served: Served, journal: Journal, counters: Counters
     ) -> None:
         workload = self._spec.workload
         said: set[str] = set()
@@ -191,11 +196,18 @@ class _Run:
 
         endpoints = Endpoints(served.urls, refresh=self._refresh())
         scoring = ScoringPool(self._spec.pipeline.scorers, workers=_scoring_workers())
-        client = ChatClient(
+        limits = workload.concurrency
+        gate = Gate(
+            AdaptiveLimit(start=limits.start, minimum=limits.min, maximum=limits.max),
+            Rates(workload.requests_per_minute, workload.tokens_per_minute),
+        )
+        client = ModelClient(
             endpoints,
             api_key=served.api_key,
             timeout_s=workload.request_timeout_s,
             max_attempts=workload.max_attempts,
+            try_timeout_s=workload.try_timeout_s,
+            gate=gate,
         )
         with self._dir.open_metrics() as metrics:
             async with (
@@ -203,7 +215,9 @@ class _Run:
                 scoring,
                 reported(counters, self._console, metrics, track, workload.progress_every_s),
             ):
-                await Generate(self._spec, client, scoring, emit, flying).run(dataset.examples, done)
+                await Generate(self._spec, client, scoring, emit, flying).run(
+                    open_work(dataset, self._spec.trials, done)
+                )
 
     def _refresh(self) -> Callable[[], Awaitable[list[str]]] | None:
         if not isinstance(self._spec.engine, VllmEngine):

@@ -67,7 +67,7 @@ def tabulate(rows: list[Row]) -> tuple[list[str], list[list[Any]]]:
 
 
 def _hash(key: RowKey) -> int:
-    return int.from_bytes(blake2b(f"{key.trial} {key.id}".encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(blake2b(f"{key.trial} {key.index}".encode(), digest_size=8).digest(), "big")
 
 
 def _prompt(request: Mapping[str, Any]) -> str:

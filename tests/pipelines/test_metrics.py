@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from statistics import fmean, quantiles, stdev
 from typing import Any
@@ -12,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matrix.data.rows import Response, Row, RowError, Score
-from matrix.pipelines.metrics import ScorerSummary, Summariser, pass_at_k, summarise
+from matrix.pipelines.metrics import Summariser, summarise
+from matrix.pipelines.summary import ScorerSummary, Summary
+from matrix.pipelines.tally import pass_at_k
 
 
 def ok(id_: str, values: Sequence[float], answers: Sequence[str | None] | None = None, **response: Any) -> Row:
@@ -28,15 +33,32 @@ def ok(id_: str, values: Sequence[float], answers: Sequence[str | None] | None =
         "endpoint": "e",
         "attempts": 1,
     } | response
-    return Row(id_, 0, 0, "ok", {}, response=Response(**fields), scores={"s": Score(list(values), list(answers))})
+    scores = {"s": Score(list(values), list(answers))}
+    return Row("a name may repeat", index(id_), 0, "ok", {}, response=Response(**fields), scores=scores)
 
 
-def failed(id_: str, type_: str = "timeout") -> Row:
-    return Row(id_, 0, 0, "error", {}, error=RowError(type_, "too late"))
+def failed(id_: str, type_: str = "timeout", attempts: int = 1) -> Row:
+    return Row("a name may repeat", index(id_), 0, "error", {}, error=RowError(type_, "too late", attempts))
+
+
+def index(id_: str) -> int:
+    return int(id_) if id_.isdigit() else ord(id_)
+
+
+def in_order(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows by index; those of the same one get trials from 0 on."""
+    trials: Counter[int] = Counter()
+    for row in sorted(rows, key=lambda row: row.index):
+        yield replace(row, trial=trials[row.index])
+        trials[row.index] += 1
+
+
+def sum_up(*rows: Row, labels: Sequence[str] = ()) -> Summary:
+    return summarise(in_order(rows), labels)
 
 
 def scored(*rows: Row) -> ScorerSummary:
-    return summarise(rows, ["s"]).scorers["s"]
+    return sum_up(*rows, labels=["s"]).scorers["s"]
 
 
 # --- accuracy and its error bar ---------------------------------------------------------------------------------------
@@ -168,7 +190,7 @@ def test_totals() -> None:
         failed("e", "http_400"),
         failed("e", "http_400"),
     ]
-    summary = summarise(rows, [])
+    summary = sum_up(*rows)
     assert (summary.rows, summary.ok) == (6, 3)
     assert list(summary.errors.items()) == [("http_400", 2), ("timeout", 1)]
     assert (summary.prompt_tokens, summary.completion_tokens) == (27, 10)
@@ -177,26 +199,114 @@ def test_totals() -> None:
 
 @given(st.lists(st.floats(0, 1000), min_size=2, max_size=50))
 def test_latency_percentiles(seconds: list[float]) -> None:
-    latency = summarise([ok(str(number), [1], latency_s=value) for number, value in enumerate(seconds)], []).latency
+    latency = sum_up(*(ok(str(number), [1], latency_s=value) for number, value in enumerate(seconds))).latency
     assert latency is not None
     expected = quantiles(seconds, n=100, method="inclusive")
-    assert (latency.mean, latency.p50, latency.p99) == pytest.approx((fmean(seconds), expected[49], expected[98]))
+    assert latency.mean == pytest.approx(fmean(seconds))
+    assert (latency.p50, latency.p99) == pytest.approx((expected[49], expected[98]), rel=0.01, abs=1e-8)
 
 
-def test_order_of_rows_does_not_matter_and_sums_can_be_asked_for_in_between() -> None:
-    rows = [ok("a", [1, 0]), failed("b"), ok("b", [1, 1]), ok("a", [0, 0], latency_s=3.0)]
+def test_equal_latencies_are_exact() -> None:
+    latency = sum_up(ok("a", [1], latency_s=0.3), ok("b", [1], latency_s=0.3)).latency
+    assert latency is not None
+    assert (latency.mean, latency.p50, latency.p99) == (0.3, 0.3, 0.3)
+
+
+def test_what_requests_cost() -> None:
+    cached = {"prompt_tokens": 40, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 32}}
+    unknown = {"prompt_tokens": 40, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": None}}
+    rows = [
+        ok("a", [1], usage=cached, attempts=3),
+        ok("b", [1], usage=unknown),
+        ok("c", [1], usage={"prompt_tokens_details": None}),
+        failed("d", attempts=6),
+        failed("e", "data", attempts=0),
+    ]
+    summary = sum_up(*rows)
+    assert (summary.prompt_tokens, summary.cached_prompt_tokens, summary.completion_tokens) == (80, 32, 10)
+    assert summary.retries == 2 + 5
+
+
+# --- rows as they come ------------------------------------------------------------------------------------------------
+
+
+def test_sums_can_be_asked_for_in_between() -> None:
+    rows = list(in_order([ok("a", [1, 0]), failed("b"), ok("b", [1, 1]), ok("a", [0, 0], latency_s=3.0), failed("c")]))
     summariser = Summariser(["s"])
-    for row in rows:
+    for count, row in enumerate(rows, start=1):
         summariser.add(row)
-        summariser.summary()
-    assert summariser.summary() == summarise(reversed(rows), ["s"])
+        assert summariser.summary() == summariser.summary() == summarise(rows[:count], ["s"])
+
+
+@pytest.mark.parametrize(("index_", "trial"), [(5, 1), (5, 0), (4, 9)])
+def test_rows_out_of_order_and_rows_that_come_twice_are_refused(index_: int, trial: int) -> None:
+    summariser = Summariser(["s"])
+    summariser.add(replace(ok("5", [1]), trial=1))
+    with pytest.raises(ValueError, match=r"in order of \(index, trial\), each once"):
+        summariser.add(replace(ok(str(index_), [1]), trial=trial))
+    summariser.add(replace(ok("5", [1]), trial=2))
+    assert summariser.summary().scorers["s"].questions == 1
+
+
+def test_a_name_that_repeats_is_not_one_question() -> None:
+    assert scored(ok("1", [1]), ok("2", [0])).questions == 2
+
+
+@given(st.lists(st.lists(st.none() | st.lists(st.integers(0, 2), min_size=1, max_size=3), max_size=4), max_size=12))
+def test_running_sums_say_what_all_rows_at_once_say(questions: list[list[list[int] | None]]) -> None:
+    """Against the formulas, written down for rows that are all there; None is a row with an error."""
+    rows = [
+        failed(str(number)) if half_points is None else ok(str(number), [points / 2 for points in half_points])
+        for number, trials in enumerate(questions)
+        for half_points in trials
+    ]
+    found = scored(*rows)
+    samples = [[points / 2 for trial in trials for points in trial or []] for trials in questions]
+    answered = [one for one in samples if one]
+    k = max(map(len, answered), default=0)
+    assert (found.questions, found.samples, found.k) == (len(answered), sum(map(len, answered)), k)
+    assert found.incomplete == sum(len(one) < k for one in answered)
+    if answered:
+        assert found.accuracy == pytest.approx(fmean(map(fmean, answered)))
+    if len(answered) > 1:
+        assert found.stderr == pytest.approx(stdev(map(fmean, answered)) / math.sqrt(len(answered)), abs=1e-12)
+    for draws, value in found.pass_at.items():
+        enough = [pass_at_k(len(one), one.count(1), draws) for one in answered if len(one) >= draws]
+        assert value == pytest.approx(fmean(enough))
+    if any(None in trials for trials in questions):
+        per_row = max((len(trial) for trials in questions for trial in trials if trial), default=1)
+        lost = [sum(trial is None for trial in trials) * per_row for trials in questions]
+        all_ = [sum(one) / (len(one) + gone) for one, gone in zip(samples, lost, strict=True) if one or gone]
+        assert found.accuracy_errors_as_wrong == pytest.approx(fmean(all_))
+
+
+def test_memory_is_the_same_for_any_number_of_rows() -> None:
+    def rows(count: int) -> Iterator[Row]:
+        for number in range(count):
+            yield (
+                failed(str(number))
+                if number % 50 == 0
+                else ok(str(number), [number % 3 == 0, 1], [str(number), str(-number)], latency_s=1 + number % 997)
+            )
+
+    def kept(count: int) -> int:
+        tracemalloc.start()
+        summariser = Summariser(["s"])
+        for row in rows(count):
+            summariser.add(row)
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert summariser.summary().rows == count
+        return size
+
+    assert kept(20_000) < kept(2_000) + 20_000
 
 
 def test_to_dict_is_json_with_the_usual_names() -> None:
-    summary = summarise([ok("a", [1, 0, 1]), ok("b", [0, 0, 1]), failed("c")], ["s"]).to_dict()
+    summary = sum_up(ok("a", [1, 0, 1]), ok("b", [0, 0, 1]), failed("c", attempts=3), labels=["s"]).to_dict()
     assert json.loads(json.dumps(summary)) == summary
-    assert summary["rows"] == {"total": 3, "ok": 2, "error": 1, "errors": {"timeout": 1}}
-    assert summary["tokens"] == {"prompt": 20, "completion": 10}
+    assert summary["rows"] == {"total": 3, "ok": 2, "error": 1, "errors": {"timeout": 1}, "retries": 2}
+    assert summary["tokens"] == {"prompt": 20, "completion": 10, "cached_prompt": 0}
     scores = summary["scores"]["s"]
     assert scores["accuracy"] == scores["avg@3"] == pytest.approx(0.5)
     assert {"pass@1", "pass@2", "pass@3", "maj@3", "stderr", "accuracy_errors_as_wrong", "k"} <= set(scores)

@@ -28,6 +28,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "math500": {"problem": "Simplify.", "answer": r"\frac{1}{2}"},
     "mcq": {"question": "Which?", "choices": ["one", "two"], "answer": 1},
     "generate": {"messages": [{"role": "user", "content": "Hi"}]},
+    "inference": {"text": "Hi"},
 }
 
 
@@ -72,6 +73,7 @@ def composed(root: Path, *overrides: str) -> tuple[GenerateSpec, DatasetSpec, Sa
         ("math500", "math500", 1024),
         ("mcq", "jsonl", 512),
         ("generate", "jsonl", 512),
+        ("inference", "jsonl", 512),
     ],
 )
 def test_a_pipeline_brings_its_data_set_and_sampling(root: Path, name: str, dataset: str, max_tokens: int) -> None:

@@ -52,7 +52,14 @@ def test_a_job_that_fails_before_its_first_row_leaves_the_others_alone(tmp_path:
     good.write_text('{"question": "a", "answer": "a"}\n')
     bad.write_text('{"question": "a", "answer": "a"}\n{broken\n')
     with FakeEngine.in_thread() as engine:
-        done = run(tmp_path, *against(engine.url), "dataset=jsonl", "-m", f"dataset.path={bad},{good}")
+        done = run(
+            tmp_path,
+            *against(engine.url),
+            "dataset=jsonl",
+            "dataset.on_bad_row=stop",
+            "-m",
+            f"dataset.path={bad},{good}",
+        )
     assert done.returncode == 1
     assert "bad.jsonl:2" in done.stderr
     (sweep,) = [file.parent for file in (tmp_path / "outputs").rglob("multirun.yaml")]
