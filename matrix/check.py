@@ -24,6 +24,7 @@ from matrix.spec import (
     RunSpec,
     SlurmCluster,
     VllmEngine,
+    WorkloadSpec,
 )
 from matrix.spec.cluster import AttachCluster, LocalCluster
 from matrix.spec.model import OpenAIEngine
@@ -149,6 +150,18 @@ def _fit_cpu(cluster: ClusterSpec, engine: VllmEngine, model: ModelSpec, weights
     return []
 
 
+def _workload(workload: WorkloadSpec, model: ModelSpec) -> list[Problem]:
+    problems = []
+    if workload.budget_usd is not None and not model.price.is_known:
+        hint = "model.price.input_per_million=... and model.price.output_per_million=... in US dollars"
+        problems.append(Problem("workload.budget_usd", workload.budget_usd, "what the model costs isn't known", hint))
+    if workload.drivers > 1 and find_spec("ray") is None:
+        problems.append(
+            _not_installed("workload.drivers", workload.drivers, "Ray", "matrix-llm[vllm]", "workload.drivers=1")
+        )
+    return problems
+
+
 def _pipeline(pipeline: GenerateSpec) -> list[Problem]:
     problems: list[Problem] = []
     try:
@@ -168,6 +181,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., list[Problem]]], ...] = (
     (("engine", "model"), _engine),
     (("cluster",), _cluster),
     (("cluster", "engine", "model"), _fit),
+    (("workload", "model"), _workload),
     (("pipeline",), _pipeline),
     (("tracker",), check_tracker),
 )

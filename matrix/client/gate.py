@@ -16,6 +16,10 @@ _Waiter = tuple[asyncio.Future[float], float]
 """Told the time when it is let in; the tokens it will cost."""
 
 
+class GateClosedError(Exception):
+    """No more requests are let in."""
+
+
 class Gate:
     """Lets requests in as the limits allow: in the order in which they came, those that were in before ahead of others.
 
@@ -33,6 +37,7 @@ class Gate:
         self._again: deque[_Waiter] = deque()
         self._new: deque[_Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
     @property
     def counts_tokens(self) -> bool:
@@ -57,8 +62,13 @@ class Gate:
 
         Returns:
             When it was let in (`time.monotonic`), for `succeeded` and `refused`.
+
+        Raises:
+            GateClosedError: The gate is closed, or was while this one waited; those that were in before aren't refused.
         """
         now = time.monotonic()
+        if self._closed and not again:
+            raise GateClosedError
         if not self._again and (again or not self._new) and self._fits(now, tokens):
             return self._let_in(now, tokens)
         future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -103,6 +113,14 @@ class Gate:
         now = time.monotonic()
         self.limit.dropped(now)
         self._let_in_more(now)
+
+    def close(self) -> None:
+        """Let nobody in any more but those that were in before."""
+        self._closed = True
+        for future, _ in self._new:
+            if not future.done():
+                future.set_exception(GateClosedError())
+        self._new.clear()
 
     async def __aenter__(self) -> None:
         await self.enter()

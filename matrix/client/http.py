@@ -83,6 +83,10 @@ class ModelClient:
         gate: How many requests at a time, and per minute; None: as many as are asked for.
         backoff_s: Wait before the second try; it doubles with each try, and chance takes up to a half of it away.
         max_backoff_s: No wait that isn't asked for by a server is longer.
+
+    Attributes:
+        gate: Where requests wait for their turn.
+        landed_at: When a row last got its answer or error (`time.monotonic`).
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class ModelClient:
         self._headers = {"Content-Type": "application/json"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key.strip()}"
+        self.landed_at = 0.0
         # Keeps the order in which rows started.
         self._flights: dict[Flight, None] = {}
 
@@ -139,6 +144,7 @@ class ModelClient:
             label: What `in_flight` calls it.
 
         Raises:
+            GateClosedError: The gate was closed before the request was let in: nothing was sent.
             RequestError: It failed for good. Its kind: `connection`, `timeout`, `bad_response`, `http_<status>`,
                 `stalled` (see `give_up`), or `bad_request` for a body that can't be sent.
         """
@@ -176,6 +182,7 @@ class ModelClient:
             return await self._until_answered(flight)
         finally:
             self._flights.pop(flight, None)
+            self.landed_at = time.monotonic()
 
     async def _until_answered(self, flight: Flight) -> Response:
         wait_s = 0.0

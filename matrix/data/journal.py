@@ -73,6 +73,11 @@ class Journal:
         self._syncer = threading.Thread(target=self._sync_every, args=(fsync_every_s,), name="journal", daemon=True)
         self._syncer.start()
 
+    @property
+    def size(self) -> int:
+        """Bytes of the part."""
+        return self._size
+
     def append(self, row: Row) -> None:
         """Write a row; it outlives the process as soon as this returns.
 

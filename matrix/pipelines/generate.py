@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Any
 
+from matrix.client.gate import GateClosedError
 from matrix.client.http import ModelClient
 from matrix.data.readers import BadRow, Dataset
 from matrix.data.rows import Example, Row, RowError
@@ -27,7 +29,6 @@ class Generate:
         client: Client of the model's servers.
         scoring: Pool of the pipeline's scorers.
         emit: Told every finished row, in the order in which they finish.
-        flying: Told +1 and -1 as requests start and end.
     """
 
     def __init__(
@@ -36,13 +37,11 @@ class Generate:
         client: ModelClient,
         scoring: ScoringPool,
         emit: Callable[[Row], None],
-        flying: Callable[[int], None],
     ) -> None:
         self._spec = spec
         self._client = client
         self._scoring = scoring
         self._emit = emit
-        self._flying = flying
         self._requests = RequestBuilder(spec.pipeline, spec.sampling)
         self._ask = client.complete if spec.pipeline.api == "completions" else client.chat
         self._references = {
@@ -51,7 +50,7 @@ class Generate:
         }
 
     async def run(self, work: Iterator[Work]) -> None:
-        """Work through the rows, as many at a time as the client's gate lets through.
+        """Work through the rows, as many at a time as the client's gate lets through; once that is closed, no more.
 
         Raises:
             DataError: A row could not be read or written; what was in flight is dropped.
@@ -69,7 +68,7 @@ class Generate:
             raise several.exceptions[0] from several
 
     async def work_on(self, example: Example | BadRow, trial: int) -> None:
-        """Take one row to its end, an answer or an error, and emit it.
+        """Take one row to its end, an answer or an error, and emit it; one that finds the gate closed isn't begun.
 
         Raises:
             DataError: It could not be written.
@@ -77,7 +76,8 @@ class Generate:
         if isinstance(example, BadRow):
             error = RowError("data", str(example), 0)
             self._emit(Row(example.id, example.index, trial, "error", {}, error=error))
-        else:
+            return
+        with suppress(GateClosedError):
             self._emit(await self._row(example, trial))
 
     async def _row(self, example: Example, trial: int) -> Row:
@@ -87,11 +87,7 @@ class Generate:
             self._scoring.check(references)
             body = {"model": self._spec.model.name, **self._requests.build(example)}
             body["seed"] = body.get("seed", self._spec.seed) + trial
-            self._flying(+1)
-            try:
-                response = await self._ask(body, affinity=example.id, label=f"{example.id}/{trial}")
-            finally:
-                self._flying(-1)
+            response = await self._ask(body, affinity=example.id, label=f"{example.id}/{trial}")
             scores = await self._scoring.score(response.text, references)
         except DataError as error:
             return Row(example.id, example.index, trial, "error", body, error=RowError("data", str(error), 0))

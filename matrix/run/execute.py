@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shlex
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matrix.client.concurrency import AdaptiveLimit
-from matrix.client.endpoints import Endpoints
-from matrix.client.gate import Gate
-from matrix.client.http import ModelClient
-from matrix.client.rates import Rates
 from matrix.data.journal import Journal
-from matrix.data.parts import DoneKeys, done_keys
+from matrix.data.parts import done_keys
 from matrix.data.readers import Dataset, load
 from matrix.data.rows import Row
 from matrix.data.sorting import read_rows, write_sorted
 from matrix.errors import MatrixError
 from matrix.models.source import ResolvedModel, resolve
-from matrix.pipelines.generate import Generate, open_work
+from matrix.pipelines.generate import Work, open_work
 from matrix.pipelines.metrics import summarise
-from matrix.pipelines.scoring_pool import ScoringPool
+from matrix.run.budget import BUDGET_EXIT_CODE, Budget
 from matrix.run.console import Console, log
+from matrix.run.drivers import Drivers
 from matrix.run.environment import describe_environment
-from matrix.run.progress import Counters, reported
+from matrix.run.progress import Progress, reported
 from matrix.run.report import show_summary
 from matrix.run.rundir import RunDir
 from matrix.run.session import Served, Session, check_launch
 from matrix.run.stop import Interrupted, run_async
+from matrix.run.workload import Workload
 from matrix.spec import RunSpec, VllmEngine
 from matrix.spec.redact import redact, redact_arguments
 from matrix.tracking.tracker import JobInfo, Tracker, make_tracker
@@ -44,7 +39,7 @@ class Outcome:
 
     Attributes:
         run_dir: Its folder.
-        exit_code: 0; 1 if it failed or no row has an answer.
+        exit_code: 0; 1 if it failed or no row has an answer; 3 if the budget ended it.
         summary: What `summary.json` holds; None if the run didn't get that far.
     """
 
@@ -80,7 +75,7 @@ def execute(spec: RunSpec, run_dir: RunDir, session: Session, console: Console, 
         exit_code = 1
         try:
             summary = _Run(spec, run_dir, session, console, tracker, redact_arguments(command)).execute()
-            exit_code = 0 if summary["rows"]["ok"] or not summary["rows"]["total"] else 1
+            exit_code = _exit_code(summary)
         except Interrupted as stopped:
             exit_code = stopped.exit_code
             log.warning("Stopped by %s; the rows so far are kept", stopped)
@@ -92,7 +87,7 @@ def execute(spec: RunSpec, run_dir: RunDir, session: Session, console: Console, 
         except Exception:  # noqa: BLE001 - an error of ours must not take the other jobs of a sweep along
             log.exception("The run failed; this is an error of matrix itself, its traceback is in run.log")
         finally:
-            rows_file = run_dir.path / "rows.jsonl"
+            rows_file = run_dir.all_rows(spec.run.rows)
             tracker.finish(summary or {}, exit_code, rows_file if rows_file.is_file() else None)
             notice = tracker.notice()
             if notice:
@@ -100,9 +95,10 @@ def execute(spec: RunSpec, run_dir: RunDir, session: Session, console: Console, 
         return Outcome(run_dir.path, exit_code, summary)
 
 
-def _scoring_workers() -> int:
-    """Processes for scorers that need their own: SymPy takes about 0.1 s for a wrong answer."""
-    return min(16, max(1, (os.cpu_count() or 1) // 4))
+def _exit_code(summary: dict[str, Any]) -> int:
+    if summary["stopped"]:
+        return BUDGET_EXIT_CODE
+    return 0 if summary["rows"]["ok"] or not summary["rows"]["total"] else 1
 
 
 class _Run:
@@ -131,17 +127,23 @@ class _Run:
             # Only the one that holds the journal may write to the run dir.
             self._dir.write_environment(self._environment(dataset, source))
             self._start_tracker()
-            done = done_keys(self._dir.rows)
+            done = done_keys(self._dir.rows, retry_errors=self._spec.workload.retry_errors)
             total = None if dataset.total is None else dataset.total * self._spec.trials
-            counters = Counters(total, resumed=len(done))
+            progress = Progress(total, self._spec.model.price, resumed=len(done))
+            budget = Budget(self._spec, self._dir.rows)
             served: Served | None = None
-            if total is None or len(done) < total:
+            if budget.is_spent:
+                log.info("Nothing is asked for")
+            elif total is None or len(done) < total:
                 served = self._session.serve(self._spec, source, self._dir.path)
-                counters.started = time.monotonic()
-                run_async(self._work(dataset, done, served, journal, counters))
+                progress.started = time.monotonic()
+                work = open_work(dataset, self._spec.trials, done)
+                run_async(self._work(work, served, journal, progress, budget))
             else:
                 log.info("All %d rows are there; nothing is asked for again", total)
-        return self._summarise(counters, served)
+        # The budget may have been spent with the very last row.
+        stopped = budget.is_spent and (total is None or progress.done < total)
+        return self._summarise(progress, served, stopped=stopped)
 
     def _resolve_model(self) -> ResolvedModel | None:
         if not isinstance(self._spec.engine, VllmEngine):
@@ -175,58 +177,33 @@ class _Run:
         self._tracker.start(info)
 
     async def _work(
-        self, dataset: Dataset, done: DoneKeys, served: Served, journal: Journal, counters: Counters
+        self, work: Iterator[Work], served: Served, journal: Journal, progress: Progress, budget: Budget
     ) -> None:
-        workload = self._spec.workload
-        said: set[str] = set()
-
-        def emit(row: Row) -> None:
-            journal.append(row)
-            counters.add(row)
-            if row.error is not None and row.error.type not in said:
-                said.add(row.error.type)
-                more = "others of this type are only in the rows"
-                log.warning("Row %s failed, %s: %s (%s)", row.id, row.error.type, row.error.message, more)
-
-        def flying(change: int) -> None:
-            counters.in_flight += change
+        spec = self._spec
 
         def track(metrics: dict[str, float]) -> None:
             self._tracker.log(metrics, int(metrics["rows_done"]))
 
-        endpoints = Endpoints(served.urls, refresh=self._refresh())
-        scoring = ScoringPool(self._spec.pipeline.scorers, workers=_scoring_workers())
-        limits = workload.concurrency
-        gate = Gate(
-            AdaptiveLimit(start=limits.start, minimum=limits.min, maximum=limits.max),
-            Rates(workload.requests_per_minute, workload.tokens_per_minute),
-        )
-        client = ModelClient(
-            endpoints,
-            api_key=served.api_key,
-            timeout_s=workload.request_timeout_s,
-            max_attempts=workload.max_attempts,
-            try_timeout_s=workload.try_timeout_s,
-            gate=gate,
-        )
         with self._dir.open_metrics() as metrics:
-            async with (
-                client,
-                scoring,
-                reported(counters, self._console, metrics, track, workload.progress_every_s),
-            ):
-                await Generate(self._spec, client, scoring, emit, flying).run(
-                    open_work(dataset, self._spec.trials, done)
-                )
+            async with reported(progress, self._console, metrics, track, spec.workload.progress_every_s):
+                if spec.workload.drivers > 1:
+                    await Drivers(spec, served, self._dir.path, progress, budget).run(work)
+                else:
+                    await self._alone(work, served, journal, progress, budget)
 
-    def _refresh(self) -> Callable[[], Awaitable[list[str]]] | None:
-        if not isinstance(self._spec.engine, VllmEngine):
-            return None
+    async def _alone(
+        self, work: Iterator[Work], served: Served, journal: Journal, progress: Progress, budget: Budget
+    ) -> None:
+        def emit(row: Row) -> None:
+            journal.append(row)
+            progress.add(row)
+            if budget.spend(progress.counts, workload.in_flight):
+                workload.close_gate()
 
-        async def refresh() -> list[str]:
-            return await asyncio.to_thread(self._session.urls)
-
-        return refresh
+        workload = Workload(self._spec, served, emit)
+        progress.in_flight = lambda: workload.in_flight
+        async with workload:
+            await workload.pipeline.run(work)
 
     def _sampled(self) -> Iterator[Row]:
         """All rows, those of earlier starts too; the tracker sees each on the way."""
@@ -234,23 +211,33 @@ class _Run:
             self._tracker.sample(row)
             yield row
 
-    def _summarise(self, counters: Counters, served: Served | None) -> dict[str, Any]:
-        write_sorted(self._dir.rows, self._dir.path / "rows.jsonl")
+    def _summarise(self, progress: Progress, served: Served | None, *, stopped: bool) -> dict[str, Any]:
+        with self._console.stage("Writing all rows in order"):
+            write_sorted(self._dir.rows, self._dir.all_rows(self._spec.run.rows))
         labels = [scorer.label for scorer in self._spec.pipeline.scorers]
-        found = summarise(self._sampled(), labels).to_dict()
-        metrics = counters.metrics()
+        totals = summarise(self._sampled(), labels)
+        metrics = progress.metrics()
         time_s = {
             "total": round(time.monotonic() - self._began, 3),
             "until_ready": round(served.waited_s, 3) if served else 0.0,
             "engine_start": round(served.engine_s, 3) if served else 0.0,
-            "first_row": round(counters.first_row_s, 3) if counters.first_row_s is not None else None,
+            "first_row": round(progress.first_row_s, 3) if progress.first_row_s is not None else None,
             "workload": metrics["elapsed_s"] if served else 0.0,
         }
         speed = {
             "rows_per_s": metrics["rows_per_s"] if served else 0.0,
             "generated_tokens_per_s": metrics["generated_tokens_per_s"] if served else 0.0,
         }
-        summary = {**found, "time_s": time_s, "speed": speed, "resumed_rows": counters.resumed}
+        price = self._spec.model.price
+        tokens = totals.prompt_tokens, totals.cached_prompt_tokens, totals.completion_tokens
+        summary = {
+            **totals.to_dict(),
+            "cost_usd": round(price.usd(*tokens), 6) if price.is_known else None,
+            "stopped": "budget" if stopped else None,
+            "time_s": time_s,
+            "speed": speed,
+            "resumed_rows": progress.resumed,
+        }
         self._dir.write_summary(summary)
         show_summary(self._spec.name, self._dir.path, summary)
         return summary

@@ -23,6 +23,8 @@ def show_summary(name: str, run_dir: Path, summary: Mapping[str, Any]) -> None:
     table.add_section()
     table.add_row("rows", f"{rows['ok']} ok, {rows['error']} errors")
     table.add_row("generated tokens", f"{tokens['completion']} ({summary['speed']['generated_tokens_per_s']:.1f}/s)")
+    if summary["cost_usd"] is not None:
+        table.add_row("cost", f"{summary['cost_usd']:.4f} USD")
     table.add_row("time", f"{time_s['total']:.1f} s ({time_s['until_ready']:.1f} s until the engine was ready)")
     table.add_row("run dir", _short(run_dir))
     out.print(table)

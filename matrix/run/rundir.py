@@ -3,7 +3,7 @@
 - `spec.yaml`: the resolved spec, secrets redacted
 - `env.json`: code, packages, model, data and command line that made it
 - `rows/`: the row journal, one part file per writer, appended to while the run goes
-- `rows.jsonl`: all rows in input order, written when the run ends
+- `rows.jsonl` (or `rows.parquet`): all rows in input order, written when the run ends
 - `metrics.jsonl`: progress over time
 - `summary.json`: scores and totals
 - `run.log`: what happened, tracebacks included; `engine-*.log`: the engines' own words
@@ -29,6 +29,7 @@ from matrix.spec.redact import redact
 
 # What may differ when a run dir is given again: it doesn't change what a row says.
 _FREE = ("cluster", "name", "run", "tracker", "workload")
+_FREE_OF_MODEL = ("price",)
 _FREE_OF_ENGINE = ("replicas", "device", "cpus", "kv_cache_gb", "env", "start_timeout_s", "base_url", "api_key_env")
 
 
@@ -55,6 +56,10 @@ class RunDir:
     def rows(self) -> Path:
         """Folder of the row journal."""
         return self.path / "rows"
+
+    def all_rows(self, ending: str) -> Path:
+        """File with all rows in order."""
+        return self.path / f"rows.{ending}"
 
     def open(self, spec: RunSpec) -> None:
         """Make the folder, or check that what is there was made by the same spec.
@@ -139,6 +144,7 @@ def _fixed(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a stored spec that changes what the rows say."""
     fixed = {key: value for key, value in spec.items() if key not in _FREE}
     fixed["engine"] = {key: value for key, value in spec["engine"].items() if key not in _FREE_OF_ENGINE}
+    fixed["model"] = {key: value for key, value in spec["model"].items() if key not in _FREE_OF_MODEL}
     return fixed
 
 

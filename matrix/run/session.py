@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +32,23 @@ class Served:
         api_key: What they ask for; None: nothing.
         waited_s: Seconds from asking for it to its being ready, cluster included.
         engine_s: The engine's own part of it; 0 when it was up.
+        app: The app whose replicas they are; None for servers that are none of ours.
     """
 
     urls: list[str]
     api_key: str | None
     waited_s: float
     engine_s: float
+    app: App | None = None
+
+    def refresh(self) -> Callable[[], Awaitable[list[str]]] | None:
+        """What gives the app's URLs as they are now, in any process of the cluster; None where there is none to ask."""
+        app = self.app
+        if app is None:
+            return None
+        from matrix.apps.deploy import urls
+
+        return lambda: asyncio.to_thread(urls, app)
 
 
 class Session:
@@ -55,22 +68,18 @@ class Session:
             AppError: The engine failed.
         """
         started = time.monotonic()
+        if spec.workload.drivers > 1:
+            self._join(spec)
         if isinstance(spec.engine, OpenAIEngine):
             key = os.environ[spec.engine.api_key_env] if spec.engine.api_key_env else None
-            return Served([spec.engine.base_url.rstrip("/")], key, 0.0, 0.0)
+            return Served([spec.engine.base_url.rstrip("/")], key, time.monotonic() - started, 0.0)
         assert source is not None  # noqa: S101 - only a server that is already there has no source
         self._join(spec)
         engine_s = self._deploy(spec, spec.engine, source, log_dir)
         from matrix.apps.deploy import urls
 
         assert self._app is not None  # noqa: S101 - deployed above
-        return Served(urls(self._app), self._app.api_key, time.monotonic() - started, engine_s)
-
-    def urls(self) -> list[str]:
-        """The replicas' addresses now."""
-        from matrix.apps.deploy import urls
-
-        return urls(self._app) if self._app else []
+        return Served(urls(self._app), self._app.api_key, time.monotonic() - started, engine_s, self._app)
 
     def close(self) -> None:
         """Remove the engine, and the cluster if this process started it."""
@@ -130,10 +139,12 @@ def check_launch(spec: RunSpec) -> None:
         ClusterError: A cluster that it can't bring up.
         AppError: An engine that spans nodes.
     """
-    if not isinstance(spec.engine, VllmEngine):
+    if not isinstance(spec.engine, VllmEngine) and spec.workload.drivers == 1:
         return
     if isinstance(spec.cluster, SlurmCluster):
         raise not_launched()
+    if not isinstance(spec.engine, VllmEngine):
+        return
     gpus, wanted = gpus_per_node(spec.cluster), spec.model.tensor_parallel * spec.model.pipeline_parallel
     if not _on_cpu(spec, spec.engine) and wanted > gpus:
         raise AppError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from matrix.spec.base import Spec
@@ -44,6 +46,8 @@ class RunOptions(Spec):
     """Folder of all run dirs."""
     dir: str | None = None
     """The run dir; one that exists is resumed. None: `<root>/<name>/<run id>`."""
+    rows: Literal["jsonl", "parquet"] = "jsonl"
+    """Format of the file with all rows that the end of the run writes: `rows.jsonl` or `rows.parquet`."""
 
 
 class RunSpec(Spec):

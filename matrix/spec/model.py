@@ -13,8 +13,22 @@ class Price(Spec):
     """What a paid API asks for, in US dollars per million tokens; None: nothing, or not known."""
 
     input_per_million: float | None = Field(default=None, ge=0)
+    cached_input_per_million: float | None = Field(default=None, ge=0)
+    """Tokens of prompts that the server had in its prefix cache; None: as the others."""
     output_per_million: float | None = Field(default=None, ge=0)
     """Tokens of answers, reasoning included."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is anything to count with."""
+        return self.input_per_million is not None or self.output_per_million is not None
+
+    def usd(self, prompt: int, cached_prompt: int, completion: int) -> float:
+        """What so many tokens cost; those of `cached_prompt` are part of `prompt`."""
+        full = self.input_per_million or 0.0
+        cached = full if self.cached_input_per_million is None else self.cached_input_per_million
+        answers = completion * (self.output_per_million or 0.0)
+        return ((prompt - cached_prompt) * full + cached_prompt * cached + answers) / 1e6
 
 
 class ModelSpec(Spec):

@@ -1,0 +1,108 @@
+"""Work through rows in one process: client, scorers, watchdog. What `execute` and every driver have in common."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from matrix.client.concurrency import AdaptiveLimit
+from matrix.client.endpoints import Endpoints
+from matrix.client.gate import Gate
+from matrix.client.http import ModelClient
+from matrix.client.rates import Rates
+from matrix.data.rows import Row
+from matrix.pipelines.generate import Generate
+from matrix.pipelines.scoring_pool import ScoringPool
+from matrix.run.session import Served
+from matrix.run.watchdog import watching
+from matrix.spec import RunSpec
+from matrix.spec.workload import WorkloadSpec
+
+
+class Workload:
+    """An async context manager; in it `pipeline` takes rows to their end.
+
+    Args:
+        spec: The run's spec.
+        served: Who answers.
+        emit: Told every finished row, in the order in which they finish.
+        share: Processes that share the run's limits.
+    """
+
+    def __init__(self, spec: RunSpec, served: Served, emit: Callable[[Row], None], share: int = 1) -> None:
+        self._workload = spec.workload
+        self._gate = _gate(spec.workload, share)
+        self._client = ModelClient(
+            Endpoints(served.urls, refresh=served.refresh()),
+            api_key=served.api_key,
+            timeout_s=spec.workload.request_timeout_s,
+            max_attempts=spec.workload.max_attempts,
+            try_timeout_s=spec.workload.try_timeout_s,
+            gate=self._gate,
+        )
+        self._scoring = ScoringPool(spec.pipeline.scorers, workers=_scoring_workers(share))
+        self.pipeline = Generate(spec, self._client, self._scoring, emit)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are with a server."""
+        return self._gate.limit.in_flight
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be with a server now."""
+        return self._gate.limit.limit
+
+    def close_gate(self) -> None:
+        """Begin no more rows; those that have begun go on to their end, the others get none."""
+        self._gate.close()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opened:
+            opened.enter_context(_calm_collector())
+            await opened.enter_async_context(self._client)
+            await opened.enter_async_context(self._scoring)
+            await opened.enter_async_context(watching(self._client, self._workload))
+            self._opened = opened.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._opened.aclose()
+
+
+class _calm_collector:  # noqa: N801 - a context manager that reads like a function
+    """Let Python's garbage collector look less often: with its defaults it takes a fifth of a busy driver's time.
+
+    A request makes some hundred objects that live as long as it does, so that the young generation (2,000 objects at
+    most) is full of live ones whenever it is looked at, and with it the old one, modules and all. What is there before
+    the workload is left out of it.
+    """
+
+    def __enter__(self) -> None:
+        self._before = gc.get_threshold()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+
+    def __exit__(self, *_: object) -> None:
+        gc.set_threshold(*self._before)
+        gc.unfreeze()
+
+
+def _gate(workload: WorkloadSpec, share: int) -> Gate:
+    limits = workload.concurrency
+    start, minimum, maximum = (math.ceil(number / share) for number in (limits.start, limits.min, limits.max))
+    requests, tokens = (rate and rate / share for rate in (workload.requests_per_minute, workload.tokens_per_minute))
+    return Gate(AdaptiveLimit(start=start, minimum=minimum, maximum=maximum), Rates(requests, tokens))
+
+
+def _scoring_workers(share: int) -> int:
+    """Processes for scorers that need their own: SymPy takes about 0.1 s for a wrong answer."""
+    return min(16, max(1, (os.cpu_count() or 1) // 4 // share))
