@@ -3,9 +3,10 @@
 Each sends the same requests and reads the answers as objects, nothing more: no journal, no retries.
 
 - `aiohttp`: one session, orjson, what a Python client can do with a well-kept library;
+- `aiohttp-tuned`: the same with the garbage collector set as matrix sets it: the limit, where `aiohttp` is common practice;
 - `wire`: bytes that were made beforehand on plain sockets, what this machine and the server can do;
 - `openai`: one `AsyncOpenAI` for all requests;
-- `chat`: matrix's own `ChatClient`, without the pipeline around it, for the open loop.
+- `client`: matrix's own `ModelClient`, without the pipeline around it, for the open loop.
 
 `--rate` sends on a clock, without waiting for answers (open loop); otherwise `--in-flight` requests are out at any
 time. A first round of requests opens the connections and isn't counted.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -69,7 +71,7 @@ async def openai_sdk(url: str) -> AsyncIterator[Send]:
 
 
 @asynccontextmanager
-async def matrix_chat(url: str) -> AsyncIterator[Send]:
+async def matrix_client(url: str) -> AsyncIterator[Send]:
     """Ours, below the pipeline."""
     import sys
     from pathlib import Path
@@ -77,9 +79,9 @@ async def matrix_chat(url: str) -> AsyncIterator[Send]:
     # This checkout, also where another one is installed.
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from matrix.client.endpoints import Endpoints
-    from matrix.client.http import ChatClient
+    from matrix.client.http import ModelClient
 
-    async with ChatClient(Endpoints([url]), api_key=None, timeout_s=600, max_attempts=6) as client:
+    async with ModelClient(Endpoints([url]), api_key=None, timeout_s=600, max_attempts=6) as client:
 
         async def send() -> object:
             return (await client.chat(BODY)).text[0]
@@ -136,7 +138,8 @@ async def wire(url: str) -> AsyncIterator[Send]:
 
 CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[Send]]] = {
     "aiohttp": plain_aiohttp,
-    "chat": matrix_chat,
+    "aiohttp-tuned": plain_aiohttp,
+    "client": matrix_client,
     "openai": openai_sdk,
     "wire": wire,
 }
@@ -183,6 +186,11 @@ async def open_loop(send: Send, count: int, rate: float) -> list[float]:
 async def measure(options: argparse.Namespace) -> None:
     """Warm up, then measure."""
     async with CLIENTS[options.client](options.url) as send:
+        if options.client == "aiohttp-tuned":
+            # What matrix does for its own run (matrix/run/workload.py).
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 50)
         await closed_loop(send, options.in_flight, options.in_flight)
         watch = Stopwatch()
         if options.rate:

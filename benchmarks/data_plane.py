@@ -5,7 +5,7 @@ in a fresh process, the whole round repeated:
 
 - matrix: `python run.py` as a user runs it, with journal, retries, progress and summary, and no scorers. Requests per
   second are its rows over its workload time; its CPU is that of the whole process, less that of a run of one row;
-- aiohttp, wire, openai: see `clients.py`. CPU and time are those of the requests alone, after a warm-up;
+- aiohttp, aiohttp-tuned, wire, openai: see `clients.py`. CPU and time are those of the requests alone, after a warm-up;
 - fair-matrix: its own `query_llm.batch_requests`, in an environment of its own under `.cache/`. It gets fewer requests,
   since it does some 20 a second: two rounds of what is in flight, which favours it, as its memory grows with them.
 
@@ -31,8 +31,8 @@ from pathlib import Path
 from processes import HERE, Server, fair_matrix_python, run_client, run_matrix
 
 CORES = 2
-COUNTS = {"matrix": 20_000, "aiohttp": 20_000, "wire": 50_000, "openai": 2_500, "fair-matrix": 1_024}
-LIMITS = {"matrix": 20_000, "aiohttp": 20_000, "wire": 50_000}
+COUNTS = {"matrix": 20_000, "aiohttp": 20_000, "aiohttp-tuned": 20_000, "wire": 50_000, "openai": 2_500, "fair-matrix": 1_024}
+LIMITS = {"matrix": 20_000, "aiohttp": 20_000, "aiohttp-tuned": 20_000, "wire": 50_000}
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def open_loop(limit: float, repeat: int, scale: float) -> dict[str, Runs]:
     runs: Runs = {}
     with Server(WIDEST.latency_ms / 1e3) as server:
         for number in range(repeat):
-            for client in ("chat", "aiohttp") if number % 2 else ("aiohttp", "chat"):
+            for client in ("client", "aiohttp") if number % 2 else ("aiohttp", "client"):
                 count = max(int(10_000 * scale), WIDEST.in_flight)
                 say(f"{number + 1}/{repeat} {title}: {client}, {count} requests")
                 runs.setdefault(client, []).append(measure(client, server, WIDEST, count, rate))

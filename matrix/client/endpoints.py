@@ -146,6 +146,8 @@ class Endpoints:
             usable = [endpoint for endpoint in usable if endpoint.url not in avoid] or usable
         if not usable:
             return self._front_door(now)
+        if len(usable) == 1:
+            return self._taken(usable[0])
         if affinity is not None:
             preferred = _preferred(usable, affinity)
             mean = self._outstanding / len(usable)

@@ -6,16 +6,17 @@ import asyncio
 import random
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import aiohttp
 import orjson
 
 from matrix.client.endpoints import Endpoint, Endpoints, NobodyAnswersError
+from matrix.client.flights import Flight, Flights
 from matrix.client.gate import Gate
-from matrix.client.images import with_images
+from matrix.client.images import has_parts, with_images
 from matrix.client.parse import Origin, Parse, parse_chat, parse_completion, parse_embeddings
 from matrix.client.rates import estimate_tokens
 from matrix.client.tries import TryFailedError, from_error, from_status
@@ -29,38 +30,7 @@ _HOLD_S = 1.0
 """A replica that refuses without saying for how long is left alone for this, if there are others."""
 
 
-class Flight:
-    """A row that is under way, from the first time it was let through the gate to its answer or error.
-
-    Attributes:
-        label: What the caller calls it.
-        started: When it was first let through (`time.monotonic`).
-        phase: `sent`: with a server; `waiting`: between tries, at the gate or for a server that can be reached.
-        attempt: Tries so far, the one under way included.
-        endpoint: Base URL of the last try's server; empty before the first.
-    """
-
-    __slots__ = (
-        "affinity", "attempt", "clock", "deadline", "endpoint", "faults", "given_up", "label", "last", "parse", "path",
-        "payload", "phase", "sent_at", "started", "tokens", "tried",
-    )  # fmt: skip
-
-    def __init__(
-        self, path: str, parse: Parse, payload: bytes, *, affinity: str | None, label: str, tokens: float
-    ) -> None:
-        self.path, self.parse, self.payload = path, parse, payload
-        self.affinity, self.label, self.tokens = affinity, label, tokens
-        self.phase: Literal["waiting", "sent"] = "waiting"
-        self.endpoint = ""
-        self.attempt = 0
-        self.started = self.sent_at = 0.0
-        self.tried: set[str] = set()
-        self.faults = 0
-        self.last: TryFailedError | None = None
-        self.given_up = ""
-        # By the loop's clock. None: it hasn't been let in yet, so its time isn't running.
-        self.deadline: float | None = None
-        self.clock: asyncio.Timeout
+Answer = Coroutine[Any, Any, Response]
 
 
 class ModelClient:
@@ -86,7 +56,6 @@ class ModelClient:
 
     Attributes:
         gate: Where requests wait for their turn.
-        landed_at: When a row last got its answer or error (`time.monotonic`).
     """
 
     def __init__(
@@ -105,19 +74,16 @@ class ModelClient:
         self._endpoints = endpoints
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
-        self._try_timeout_s = try_timeout_s
+        self._try_timeout_s = float("inf") if try_timeout_s is None else try_timeout_s
         self._backoff_s = backoff_s
         self._max_backoff_s = max_backoff_s
         self._headers = {"Content-Type": "application/json"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key.strip()}"
-        self.landed_at = 0.0
-        # Keeps the order in which rows started.
-        self._flights: dict[Flight, None] = {}
+        self._flights = Flights()
 
     async def __aenter__(self) -> Self:
         _allow_many_connections()
-        self._time = asyncio.get_running_loop().time
         self._session = aiohttp.ClientSession(
             # The gate decides how much is in flight: the pool must never make a request wait.
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=_KEEP_ALIVE_S),
@@ -126,15 +92,17 @@ class ModelClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
         )
+        await self._flights.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._flights.__aexit__(kind, error, trace)
         await self._endpoints.close()
         await self._session.close()
 
-    async def chat(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Response:
+    def chat(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Answer:
         """Send a chat completion request and wait for the whole answer.
 
         Args:
@@ -148,31 +116,34 @@ class ModelClient:
             RequestError: It failed for good. Its kind: `connection`, `timeout`, `bad_response`, `http_<status>`,
                 `stalled` (see `give_up`), or `bad_request` for a body that can't be sent.
         """
-        return await self._ask("/chat/completions", parse_chat, body, affinity, label)
+        return self._ask("/chat/completions", parse_chat, body, affinity, label)
 
-    async def complete(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Response:
+    def complete(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Answer:
         """Send a text completion request; see `chat`."""
-        return await self._ask("/completions", parse_completion, body, affinity, label)
+        return self._ask("/completions", parse_completion, body, affinity, label)
 
-    async def embed(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Response:
+    def embed(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Answer:
         """Ask for the embeddings of `body["input"]`; see `chat`."""
-        return await self._ask("/embeddings", parse_embeddings, body, affinity, label)
+        return self._ask("/embeddings", parse_embeddings, body, affinity, label)
+
+    @property
+    def landed_at(self) -> float:
+        """When a row last got its answer or error (`time.monotonic`)."""
+        return self._flights.landed_at
 
     def in_flight(self) -> list[Flight]:
         """The rows under way, the oldest first. They go on changing: look, and let go."""
-        return list(self._flights)
+        return self._flights.list()
 
     def give_up(self, flight: Flight, why: str) -> None:
         """End a row with a RequestError of the kind `stalled` and this message; its server is taken for faulty."""
-        if flight in self._flights and not flight.given_up:
-            flight.given_up = why
-            flight.clock.reschedule(0.0)
+        self._flights.give_up(flight, why)
 
     async def _ask(
         self, path: str, parse: Parse, body: Mapping[str, Any], affinity: str | None, label: str
     ) -> Response:
         try:
-            sent = await with_images(body)
+            sent = await with_images(body) if has_parts(body) else body
             payload = orjson.dumps(sent if isinstance(sent, dict) else dict(sent))
         except (TypeError, OSError) as error:
             raise RequestError("bad_request", f"the request can't be sent as JSON: {error}", attempts=0) from error
@@ -181,37 +152,36 @@ class ModelClient:
         try:
             return await self._until_answered(flight)
         finally:
-            self._flights.pop(flight, None)
-            self.landed_at = time.monotonic()
+            self._flights.land(flight)
 
     async def _until_answered(self, flight: Flight) -> Response:
         wait_s = 0.0
         while True:
+            flight.due = flight.deadline
             try:
-                # One clock for all: the row's deadline, brought forward to the limit of a try that is with a server.
-                async with asyncio.timeout_at(flight.deadline) as flight.clock:
-                    if wait_s:
-                        await asyncio.sleep(wait_s)
-                    return await self._try(flight)
+                if wait_s:
+                    await asyncio.sleep(wait_s)
+                return await self._try(flight)
             except TryFailedError as failure:
                 wait_s = self._after(flight, failure)
             except NobodyAnswersError as error:
                 raise RequestError("connection", str(error), flight.attempt) from error
-            except TimeoutError as error:
+            except asyncio.CancelledError as error:
+                if not flight.is_late():
+                    raise
                 wait_s = self._after_time_out(flight, error)
 
     async def _try(self, flight: Flight) -> Response:
-        entered_at = await self.gate.enter(flight.tokens, again=flight.deadline is not None)
+        entered_at = await self.gate.enter(flight.tokens, again=flight.task is not None)
         endpoint: Endpoint | None = None
         try:
-            deadline = flight.deadline or self._start(flight)
+            if flight.task is None:
+                self._flights.start(flight, self._timeout_s)
             endpoint = self._endpoints.pick(flight.affinity, flight.tried)
             if endpoint is None:
-                flight.clock.reschedule(deadline)
+                flight.due = flight.deadline
                 endpoint = await self._endpoints.take(flight.affinity, flight.tried)
                 self.gate.limit.disturbed()
-            limit = deadline if self._try_timeout_s is None else min(deadline, self._time() + self._try_timeout_s)
-            flight.clock.reschedule(limit)
             try:
                 response = await self._send(flight, endpoint)
             finally:
@@ -235,22 +205,17 @@ class ModelClient:
         self.gate.succeeded(entered_at, flight.tokens, used)
         return response
 
-    def _start(self, flight: Flight) -> float:
-        """Let the row's time run; returns its deadline."""
-        flight.started = time.monotonic()
-        flight.deadline = self._time() + self._timeout_s
-        self._flights[flight] = None
-        return flight.deadline
-
     async def _send(self, flight: Flight, endpoint: Endpoint) -> Response:
         url = flight.endpoint = endpoint.url
         flight.tried.add(url)
         flight.attempt += 1
         flight.phase = "sent"
         flight.sent_at = sent_at = time.monotonic()
+        flight.due = min(flight.deadline, sent_at + self._try_timeout_s)
         try:
-            async with self._session.post(url + flight.path, data=flight.payload, allow_redirects=False) as reply:
-                raw = await reply.read()
+            # Without `async with`, which would close once more what reading to the end, or failing to, has closed.
+            reply = await self._session.post(url + flight.path, data=flight.payload, allow_redirects=False)
+            raw = await reply.read()
             if not 200 <= reply.status < 300:
                 raise from_status(url, reply.status, reply.reason, reply.headers, raw)
             return flight.parse(raw, Origin(time.monotonic() - sent_at, url, flight.attempt))
@@ -263,7 +228,7 @@ class ModelClient:
         except TryFailedError as error:
             failure = error
         except asyncio.CancelledError:
-            if flight.clock.expired():
+            if flight.late:
                 self._endpoints.failed(endpoint, sent_at, f"{url}: no answer for {time.monotonic() - sent_at:.0f} s")
             raise
         if failure.verdict in {"fault", "unreachable"}:
@@ -288,17 +253,17 @@ class ModelClient:
             wait_s = self._backoff(flight.faults)
         elif failure.verdict == "crowd":
             wait_s = max(0.0 if failure.retry_after_s else self._backoff(flight.attempt), self.gate.opens_in_s())
-        if flight.deadline is not None and self._time() + wait_s >= flight.deadline:
+        if time.monotonic() + wait_s >= flight.deadline:
             late = f"{failure} (no time for another try within {self._timeout_s:g} s)"
             raise RequestError(failure.kind, late, flight.attempt) from failure
         # The gate itself keeps what it is closed for, so that nobody comes late when it opens.
         return wait_s if failure.verdict == "fault" or not failure.retry_after_s else 0.0
 
-    def _after_time_out(self, flight: Flight, error: TimeoutError) -> float:
+    def _after_time_out(self, flight: Flight, error: asyncio.CancelledError) -> float:
         """The same for a clock that ran out: that of the row, which ends it, or that of the try."""
         if flight.given_up:
             raise RequestError("stalled", flight.given_up, flight.attempt) from error
-        if flight.deadline is not None and (flight.clock.when() or 0.0) < flight.deadline:
+        if flight.due < flight.deadline:
             message = f"{flight.endpoint}: no answer within {self._try_timeout_s:g} s"
             return self._after(flight, TryFailedError("timeout", message, "fault"))
         before = f"; before that {flight.last.kind}: {flight.last}" if flight.last else ""

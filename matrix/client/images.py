@@ -13,6 +13,14 @@ from urllib.parse import unquote, urlsplit
 _ELSEWHERE = ("http://", "https://", "data:")
 
 
+def has_parts(body: Mapping[str, Any]) -> bool:
+    """Whether there is anything but text in a request, so that `with_images` has to look at it."""
+    messages = body.get("messages")
+    return isinstance(messages, list) and any(
+        isinstance(message, dict) and isinstance(message.get("content"), list) for message in messages
+    )
+
+
 async def with_images(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """The request with each local image as a `data:` URL; the request itself if it has none.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from typing import Any
 
 from matrix.client.gate import GateClosedError
@@ -77,24 +76,31 @@ class Generate:
             error = RowError("data", str(example), 0)
             self._emit(Row(example.id, example.index, trial, "error", {}, error=error))
             return
-        with suppress(GateClosedError):
-            self._emit(await self._row(example, trial))
+        try:
+            row = await self._row(example, trial)
+        except GateClosedError:
+            return
+        self._emit(row)
 
     async def _row(self, example: Example, trial: int) -> Row:
         body: dict[str, Any] = {}
         try:
-            references = {label: template.render(example) for label, template in self._references.items()}
-            self._scoring.check(references)
+            references = self._render_references(example) if self._references else {}
             body = {"model": self._spec.model.name, **self._requests.build(example)}
             body["seed"] = body.get("seed", self._spec.seed) + trial
             response = await self._ask(body, affinity=example.id, label=f"{example.id}/{trial}")
-            scores = await self._scoring.score(response.text, references)
+            scores = await self._scoring.score(response.text, references) if references else {}
         except DataError as error:
             return Row(example.id, example.index, trial, "error", body, error=RowError("data", str(error), 0))
         except RequestError as error:
             failure = RowError(error.kind, str(error), error.attempts)
             return Row(example.id, example.index, trial, "error", body, error=failure)
         return Row(example.id, example.index, trial, "ok", body, response=response, scores=scores)
+
+    def _render_references(self, example: Example) -> dict[str, str]:
+        references = {label: template.render(example) for label, template in self._references.items()}
+        self._scoring.check(references)
+        return references
 
 
 def open_work(dataset: Dataset, trials: int, done: Collection[tuple[int, int]]) -> Iterator[Work]:

@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from matrix.client.http import Flight, ModelClient
+from matrix.client.flights import Flight
+from matrix.client.http import ModelClient
 from matrix.spec.workload import WorkloadSpec
 
 _LOG = logging.getLogger(__name__)
