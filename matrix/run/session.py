@@ -57,7 +57,7 @@ class Session:
         started = time.monotonic()
         if isinstance(spec.engine, OpenAIEngine):
             key = os.environ[spec.engine.api_key_env] if spec.engine.api_key_env else None
-            return Served([spec.engine.base_url.rstrip("/")], key, 0.0, 0.0)
+            return Served(spec.engine.urls, key, 0.0, 0.0)
         assert source is not None  # noqa: S101 - only a server that is already there has no source
         self._join(spec)
         engine_s = self._deploy(spec, spec.engine, source, log_dir)
