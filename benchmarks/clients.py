@@ -3,7 +3,7 @@
 Each sends the same requests and reads the answers as objects, nothing more: no journal, no retries.
 
 - `aiohttp`: one session, orjson, what a Python client can do with a well-kept library;
-- `aiohttp-tuned`: the same with the garbage collector set as matrix sets it: the limit, where `aiohttp` is common practice;
+- `aiohttp-tuned`: the same with the garbage collector set as matrix sets it: harder to reach than common practice;
 - `wire`: bytes that were made beforehand on plain sockets, what this machine and the server can do;
 - `openai`: one `AsyncOpenAI` for all requests;
 - `client`: matrix's own `ModelClient`, without the pipeline around it, for the open loop.

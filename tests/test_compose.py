@@ -12,7 +12,7 @@ import pytest
 
 from matrix.compose import CONFIG_DIR, check_sweep, compose_spec
 from matrix.errors import ConfigError
-from matrix.spec import RunSpec
+from matrix.spec import OpenAIEngine, RunSpec
 from tests.command import ROOT, environment, run
 
 GROUPS = ("cluster", "engine", "sampling", "dataset", "pipeline", "tracker", "recipes", "model")
@@ -25,6 +25,7 @@ NEEDS = {
     "pipeline=mcq": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "engine=openai": ["engine.api_key_env=null"],
 }
+SERVER = ("engine=openai", "engine.api_key_env=null")
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONFIG_DIR, group).glob("*.yaml"))]
 
 
@@ -88,6 +89,10 @@ def test_every_problem_is_said_at_once() -> None:
         (["cluster.gpus_per_node=0", "model=llama70b"], "model.tensor_parallel=4", "cluster=slurm"),
         (["cluster.gpus_per_node=0", "model.parameters_b=700"], "model.name=smollm2", "a smaller model"),
         (["engine=openai", "engine.api_key_env=NOT_THERE"], "engine.api_key_env=NOT_THERE", "export NOT_THERE"),
+        ([*SERVER, "engine.base_url=localhost:8000/v1"], "engine.base_url: localhost:8000/v1", "http://HOST:8000/v1"),
+        ([*SERVER, "engine.base_url=[http://a/v1,ftp://b/v1,http:///v1]"], "base_url: ftp://b/v1, http:///v1: no http", ""),
+        ([*SERVER, "engine.base_url=[]"], "engine.base_url: []", "a list of them"),
+        ([*SERVER, "engine.base_url=[http://a/v1,http://b/v1,http://a/v1/]"], "base_url: http://a/v1: listed more", ""),
         (["cluster.kind=k8s"], "cluster.kind=k8s", "local"),
         (["dataset=jsonl"], "dataset.path", "dataset.path=VALUE"),
         (["model.source=./nope"], "model.source=./nope", ""),
@@ -110,6 +115,14 @@ def test_an_engine_argument_needs_no_plus() -> None:
     spec = compose_spec(["engine.args.max_num_seqs=3", "engine.env.A=b", "sampling.extra.ignore_eos=true"])
     assert spec.engine.model_dump()["args"] == {"max_num_seqs": 3}
     assert spec.sampling.extra == {"ignore_eos": True}
+
+
+def test_an_engine_is_one_server_or_several() -> None:
+    given = {"http://a:1/v1": ["http://a:1/v1"], "[http://a:1/v1,https://b/v1/]": ["http://a:1/v1", "https://b/v1"]}
+    for typed, urls in given.items():
+        engine = compose_spec([*SERVER, f"engine.base_url={typed}"]).engine
+        assert isinstance(engine, OpenAIEngine)
+        assert engine.urls == urls
 
 
 def test_a_sweep_is_checked_as_a_whole() -> None:

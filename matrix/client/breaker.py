@@ -25,15 +25,17 @@ class Breaker:
         failures: Failures in a row.
         open_s: How long it opened last; 0 while it is closed.
         until: Nothing passes before, unless it is closed.
+        unreachable: The last failure didn't get as far as the replica.
     """
 
-    __slots__ = ("_opened_at", "failures", "open_s", "until")
+    __slots__ = ("_opened_at", "failures", "open_s", "unreachable", "until")
 
     def __init__(self) -> None:
         self.failures = 0
         self.open_s = 0.0
         self.until = 0.0
         self._opened_at = 0.0
+        self.unreachable = False
 
     def state(self, now: float) -> Literal["closed", "open", "half-open"]:
         """What a request meets now."""
@@ -55,6 +57,7 @@ class Breaker:
         if self.open_s and sent_at < self._opened_at:
             return False
         self.failures += 1
+        self.unreachable = unreachable
         if not self.open_s and not unreachable and self.failures < OPENS_AFTER:
             return False
         self.open_s = min(self.open_s * 2 or FIRST_OPEN_S, LONGEST_OPEN_S)

@@ -76,7 +76,8 @@ class Endpoints:
     """The replicas of one app: the one with the least outstanding requests is next, in turn among equals.
 
     A replica that fails is left alone by its circuit breaker (see `Breaker`). When no breaker lets a request through
-    the front door is taken, if there is one; otherwise `take` waits, and says so in the log.
+    the front door is taken, if there is one; then a replica that answers, though badly; otherwise `take` waits, and
+    says so in the log.
 
     Args:
         urls: Base URLs, each up to and including `/v1`; at least one.
@@ -145,7 +146,7 @@ class Endpoints:
         if avoid:
             usable = [endpoint for endpoint in usable if endpoint.url not in avoid] or usable
         if not usable:
-            return self._front_door(now)
+            return self._front_door(now) or self._last_resort(now)
         if len(usable) == 1:
             return self._taken(usable[0])
         if affinity is not None:
@@ -266,6 +267,12 @@ class Endpoints:
             door.breaker.probe(now)
             self._sort()
         return self._taken(door)
+
+    def _last_resort(self, now: float) -> Endpoint | None:
+        """One that answers, though badly: there is no better one, and who asks waits longer after each failure."""
+        some = [one for one in self._shut if one.breaker.open_s and not one.breaker.unreachable]
+        some = [one for one in some if one.held_until <= now]
+        return self._taken(min(some, key=_RANK)) if some else None
 
     def _sort(self) -> None:
         """Part the set into those that take requests and those that don't for now; only after a change."""

@@ -12,6 +12,9 @@ from matrix.data.rows import Response
 _SHOWN = 2000
 """Characters of a body that go into an error message."""
 
+_COUNTS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+"""What a run adds up."""
+
 
 class Origin(NamedTuple):
     """Where an answer came from.
@@ -48,7 +51,7 @@ def parse_chat(raw: bytes, origin: Origin) -> Response:
         logprobs = [choice.get("logprobs") for choice in choices]
         prompt_logprobs = answer.get("prompt_logprobs")
         finish_reason = [choice.get("finish_reason") for choice in choices]
-        usage = answer.get("usage") or {}
+        usage = _usage(answer.get("usage"))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a chat completion ({error!r}): {error_message(raw)}") from error
     if not texts:
@@ -80,7 +83,7 @@ def parse_completion(raw: bytes, origin: Origin) -> Response:
         logprobs = [choice.get("logprobs") for choice in choices]
         prompt_logprobs = [choice.get("prompt_logprobs") for choice in choices]
         finish_reason = [choice.get("finish_reason") for choice in choices]
-        usage = answer.get("usage") or {}
+        usage = _usage(answer.get("usage"))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a completion ({error!r}): {error_message(raw)}") from error
     if not texts:
@@ -109,7 +112,7 @@ def parse_embeddings(raw: bytes, origin: Origin) -> Response:
         answer: dict[str, Any] = orjson.loads(raw)
         # Numbers, or base64 where the request asked for that.
         embeddings = [item["embedding"] for item in _in_order(answer["data"])]
-        usage = answer.get("usage") or {}
+        usage = _usage(answer.get("usage"))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a list of embeddings ({error!r}): {error_message(raw)}") from error
     if not embeddings:
@@ -150,6 +153,21 @@ def _in_order(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _if_any(items: list[Any]) -> list[Any] | None:
     return items if any(item is not None for item in items) else None
+
+
+def _usage(usage: Any) -> dict[str, Any]:
+    """What the server counted; a count that is no number is left out, since the answer is worth more than its count."""
+    if not isinstance(usage, dict):
+        return {}
+    counts = {name: value for name, value in usage.items() if name not in _COUNTS or _is_count(value)}
+    details = counts.get("prompt_tokens_details")
+    if details is not None and not (isinstance(details, dict) and _is_count(details.get("cached_tokens"))):
+        del counts["prompt_tokens_details"]
+    return counts
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _text(content: Any) -> str:

@@ -42,7 +42,12 @@ def read_rows(folder: Path) -> Iterator[Row]:
     Raises:
         DataError: A part can't be read; a line is damaged, or was written by a version whose rows are different.
     """
-    return map(decode_row, _sorted_lines(folder))
+    for line in _sorted_lines(folder):
+        try:
+            yield decode_row(line)
+        except DataError as error:
+            way_out = "take the line out of its part, and a resume asks for the row again"
+            raise DataError(f"{folder}: {error} ({way_out})") from error
 
 
 def write_sorted(folder: Path, target: Path) -> int:

@@ -161,7 +161,11 @@ async def reported(
         now = progress.metrics()
         # On a full disk it is the journal that stops the run, with what there is to say about the rows.
         with suppress(OSError):
-            metrics.write(json.dumps({"time": time.time(), **now}).encode() + b"\n")
+            line = json.dumps({"time": time.time(), **now}).encode() + b"\n"
+            written = metrics.write(line) or 0
+            if written < len(line):
+                # The next record would be the rest of this line.
+                metrics.truncate(metrics.tell() - written)
         track(now)
 
     async def periodically() -> None:

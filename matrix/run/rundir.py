@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import time
@@ -79,7 +80,8 @@ class RunDir:
                 title = f"{self.path} holds rows of a different spec and was left as it is; nothing was started."
                 raise ConfigError(problems, title)
             return
-        if self.path.is_dir() and any(self.path.iterdir()):
+        # A start that was killed, or found the disk full, may have left half a spec: there are no rows behind it.
+        if self.path.is_dir() and any(file.name != _half("spec.yaml") for file in self.path.iterdir()):
             raise DataError(f"run.dir={self.path}: holds files but no spec.yaml, so it is no run dir; give another")
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -160,10 +162,19 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
+    half = path.with_name(_half(path.name))
     with _writing(path):
-        temporary.write_text(text)
-        temporary.replace(path)
+        with half.open("w") as file:
+            file.write(text)
+            file.flush()
+            # Or a power failure could leave it empty, and the rows beside it of no use.
+            os.fsync(file.fileno())
+        half.replace(path)
+
+
+def _half(name: str) -> str:
+    """What a file is called until it is whole."""
+    return f"{name}.tmp"
 
 
 @contextmanager

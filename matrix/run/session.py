@@ -72,7 +72,7 @@ class Session:
             self._join(spec)
         if isinstance(spec.engine, OpenAIEngine):
             key = os.environ[spec.engine.api_key_env] if spec.engine.api_key_env else None
-            return Served([spec.engine.base_url.rstrip("/")], key, time.monotonic() - started, 0.0)
+            return Served(spec.engine.urls, key, time.monotonic() - started, 0.0)
         assert source is not None  # noqa: S101 - only a server that is already there has no source
         self._join(spec)
         engine_s = self._deploy(spec, spec.engine, source, log_dir)

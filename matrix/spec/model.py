@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from matrix.spec.base import Spec
 
@@ -75,14 +76,48 @@ class VllmEngine(Spec):
     start_timeout_s: float = Field(default=1800, gt=0)
 
 
+_LIKE = "http://HOST:8000/v1"
+
+
 class OpenAIEngine(Spec):
     """Any server with an OpenAI-compatible API that is already running; needs no cluster."""
 
     kind: Literal["openai"]
-    base_url: str
-    """Up to and including `/v1`."""
+    base_url: str | list[str]
+    """Up to and including `/v1`. A list: replicas of one model, each of which can answer any request."""
     api_key_env: str | None = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key; None: the server asks for none."""
+    """Name of the environment variable that holds the key; None: the servers ask for none."""
+
+    @property
+    def urls(self) -> list[str]:
+        """The base URLs of all servers."""
+        given = [self.base_url] if isinstance(self.base_url, str) else self.base_url
+        return [url.rstrip("/") for url in given]
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _is_servers(cls, given: Any) -> Any:
+        some: list[Any] = given if isinstance(given, list) else [given]
+        if not some:
+            raise ValueError(f"[] names no server: give one URL such as {_LIKE}, or a list of them")
+        if wrong := [str(url) for url in some if not (isinstance(url, str) and _is_base_url(url))]:
+            raise ValueError(f"{', '.join(wrong)}: no http or https URL of a server, such as {_LIKE}")
+        servers = [url.rstrip("/") for url in some]
+        if twice := sorted({url for url in servers if servers.count(url) > 1}):
+            raise ValueError(f"{', '.join(twice)}: listed more than once, which would give it no more requests")
+        return given
+
+
+def _is_base_url(url: str) -> bool:
+    """Whether a path such as `/chat/completions` can be put behind it."""
+    if set(url) & set(" ?#"):
+        return False
+    try:
+        parts = urlsplit(url)
+        # Reading the port raises for one that is no number up to 65535.
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 EngineSpec = Annotated[VllmEngine | OpenAIEngine, Field(discriminator="kind")]

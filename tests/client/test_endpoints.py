@@ -351,3 +351,21 @@ def test_a_pick_is_cheap_with_many_replicas() -> None:
 
     few, many = cost(8), cost(256)
     assert many < 32 * few, f"{few * 1e6:.1f} us and {many * 1e6:.1f} us"
+
+
+def test_the_only_replica_is_asked_though_it_answers_badly() -> None:
+    """It would be no help to wait: what is asked fails at once, and the waits between tries grow."""
+    clock = Clock()
+    endpoints = Endpoints([A, B], clock=clock)
+    lose(endpoints, clock, next(one for one in [take(endpoints) for _ in range(2)] if one.url == B))
+    for _ in range(5):
+        bad = endpoints.pick()
+        assert bad is not None
+        assert bad.url == A
+        endpoints.release(bad)
+        endpoints.failed(bad, clock(), "HTTP 500")
+    again = endpoints.pick()
+    assert again is not None
+    assert again.url == A, "B can't be reached at all"
+    lose(endpoints, clock, again)
+    assert endpoints.pick() is None

@@ -54,6 +54,25 @@ def test_reasoning_has_two_names(field: str) -> None:
     assert answer.reasoning_content == ["2 + 2", None]
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (None, {}),
+        ([1], {}),
+        ("12", {}),
+        ({"prompt_tokens": "many", "completion_tokens": None, "total_tokens": True}, {"completion_tokens": None}),
+        ({"prompt_tokens": 3, "more": "x", "prompt_tokens_details": [4]}, {"prompt_tokens": 3, "more": "x"}),
+        ({"prompt_tokens_details": {"cached_tokens": "4"}}, {}),
+        ({"prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 0}}, {"prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 0}}),
+        ({"prompt_tokens_details": {}}, {"prompt_tokens_details": {}}),
+        ({"prompt_tokens_details": None}, {"prompt_tokens_details": None}),
+    ],
+)  # fmt: skip
+def test_counts_that_are_none_cost_no_answer(said: Any, kept: dict[str, Any]) -> None:
+    answer = parse({"choices": [choice(0, content="a")], "usage": said})
+    assert (answer.text, answer.usage) == (["a"], kept)
+
+
 def test_logprobs_are_passed_on() -> None:
     logprobs = {"content": [{"token": "a", "logprob": -0.1}]}
     assert parse({"choices": [choice(0, logprobs=logprobs, content="a")]}).logprobs == [logprobs]

@@ -52,6 +52,21 @@ def test_an_answer_wins_over_an_error_wherever_it_stands(tmp_path: Path) -> None
     assert list(read_rows(tmp_path)) == [row(0), row(1), failed(2, message="then"), row(3), row(4)]
 
 
+def test_a_damaged_line_is_named_with_the_way_out(tmp_path: Path) -> None:
+    """Its head is sound, so that it counts as done: nobody but the user can say what is to become of it."""
+    write(tmp_path, row(0), row(1, request={"prompt": "here"}), writer="a")
+    part = tmp_path / "part-a.jsonl"
+    part.write_bytes(part.read_bytes().replace(b"here", bytes(4)))
+    rows = read_rows(tmp_path)
+    assert next(rows) == row(0)
+    with pytest.raises(DataError) as raised:
+        next(rows)
+    said = str(raised.value)
+    assert said.startswith(f"{tmp_path}: not a row of this version")
+    assert '"index":1' in said
+    assert "take the line out of its part" in said
+
+
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 128, 1500])
 @pytest.mark.usefixtures("small_runs")
 def test_sorting_more_than_memory_holds(tmp_path: Path, count: int) -> None:

@@ -1,0 +1,39 @@
+"""A run dir that is given again: what makes it the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from matrix.compose import compose_spec
+from matrix.errors import DataError
+from matrix.run.rundir import RunDir
+from matrix.spec import RunSpec
+
+
+def spec(servers: str) -> RunSpec:
+    return compose_spec(["engine=openai", f"engine.base_url={servers}", "engine.api_key_env=null", "tracker=none"])
+
+
+def test_other_servers_are_no_other_run(tmp_path: Path) -> None:
+    RunDir(tmp_path / "run").open(spec("http://a/v1"))
+    for servers in ("[http://a/v1,http://b/v1]", "[http://c:1/v1]", "http://a/v1"):
+        again = RunDir(tmp_path / "run")
+        again.open(spec(servers))
+        assert again.resumed
+
+
+def test_half_a_spec_is_as_good_as_none(tmp_path: Path) -> None:
+    """A kill left it, or a full disk."""
+    (tmp_path / "spec.yaml.tmp").write_text("name: x\nsee")
+    run_dir = RunDir(tmp_path)
+    run_dir.open(spec("http://a/v1"))
+    assert not run_dir.resumed
+    assert [file.name for file in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.tmp").touch()
+    with pytest.raises(DataError, match="no run dir"):
+        RunDir(tmp_path).open(spec("http://a/v1"))
