@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from matrix.client.query_llm import batch_requests
 from measure import Stopwatch
+
+from matrix.client.query_llm import batch_requests
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A stand-in for an engine: a small HTTP server that speaks OpenAI's chat API and can be told to fail.
+"""A stand-in for an engine: a small HTTP server that speaks OpenAI's chat and completions API and can be told to fail.
 
 In a coroutine:
 
@@ -85,8 +85,8 @@ class Fault:
 
 
 def echo(body: Body) -> str:
-    """The content of the last message."""
-    return str(body["messages"][-1]["content"])
+    """The content of the last message, or the prompt."""
+    return str(body["prompt"] if "prompt" in body else body["messages"][-1]["content"])
 
 
 class FakeEngine:
@@ -141,6 +141,7 @@ class FakeEngine:
         """Listen; `url` is right from here on."""
         app = web.Application(client_max_size=2**30)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         # A client that leaves ends its handler, and stopping waits for none: hanging requests must not hold a test up.
@@ -224,9 +225,12 @@ class FakeEngine:
         )
 
     def _completion(self, body: Body) -> dict[str, Any]:
-        choices = [self._choice(body, index) for index in range(body.get("n") or 1)]
-        prompt = sum(len(str(message.get("content") or "").split()) for message in body["messages"])
-        completion = sum(len((choice["message"]["content"] or "").split()) for choice in choices)
+        as_text = "prompt" in body
+        choices = [(self._text if as_text else self._choice)(body, index) for index in range(body.get("n") or 1)]
+        asked = [body["prompt"]] if as_text else [message.get("content") for message in body["messages"]]
+        prompt = sum(len(str(content or "").split()) for content in asked)
+        answers = [choice["text"] if as_text else choice["message"]["content"] for choice in choices]
+        completion = sum(len((answer or "").split()) for answer in answers)
         return {
             "id": f"chatcmpl-{len(self.requests)}",
             "object": "chat.completion",
@@ -251,6 +255,23 @@ class FakeEngine:
             "message": message,
             "logprobs": logprobs if body.get("logprobs") else None,
             "finish_reason": reason,
+        }
+
+    def _text(self, body: Body, index: int) -> dict[str, Any]:
+        text = str(self.answer(body))
+        words, top = text.split(), body.get("logprobs")
+        logprobs = {
+            "tokens": words,
+            "token_logprobs": [-0.5] * len(words),
+            "top_logprobs": [{word: -0.5} for word in words] if top else None,
+            "text_offset": [0] * len(words),
+        }
+        return {
+            "index": index,
+            "text": text,
+            "logprobs": None if top is None else logprobs,
+            "prompt_logprobs": None if body.get("prompt_logprobs") is None else [None, {"7": {"logprob": -1.0}}],
+            "finish_reason": "stop",
         }
 
     async def _models(self, _: web.Request) -> web.Response:

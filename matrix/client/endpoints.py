@@ -126,6 +126,11 @@ class Endpoints:
         """The base URLs of the set."""
         return [endpoint.url for endpoint in self._all]
 
+    @property
+    def last_failure(self) -> str:
+        """What the last failure said; empty if there was none."""
+        return self._why
+
     def pick(self, affinity: str | None = None, avoid: Collection[str] = ()) -> Endpoint | None:
         """Take an endpoint for one request; give it back with `release`.
 

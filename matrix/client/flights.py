@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from typing import Literal
 
 from matrix.client.parse import Parse
@@ -25,12 +24,13 @@ class Flight:
         sent_at: When the last try was sent (`time.monotonic`).
         deadline: When its time is over; infinite until it is let through the gate.
         due: When what it does now has to be over: the deadline, or the limit of a try before that.
+        away_since: Since when it has only been turned away, or reached nobody; infinite: it hasn't.
         late: It was told that `due` has passed, or that it is given up.
     """
 
     __slots__ = (
-        "affinity", "attempt", "deadline", "due", "endpoint", "faults", "given_up", "label", "last", "late", "parse",
-        "path", "payload", "phase", "sent_at", "started", "task", "tokens", "tried",
+        "affinity", "attempt", "away_since", "deadline", "due", "endpoint", "faults", "given_up", "label", "last",
+        "late", "parse", "path", "payload", "phase", "sent_at", "started", "task", "tokens", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -46,7 +46,7 @@ class Flight:
         self.faults = 0
         self.last: TryFailedError | None = None
         self.given_up = ""
-        self.deadline = self.due = float("inf")
+        self.deadline = self.due = self.away_since = float("inf")
         self.late = False
         self.task: asyncio.Task[object] | None = None
 
@@ -64,9 +64,10 @@ class Flight:
 
 
 class Flights:
-    """All rows that are under way; an async context manager, in which those that are late are told so.
+    """All rows that are under way, on one event loop; those that are late are told so.
 
-    One task looks at all of them: a timer for each (`asyncio.timeout`) takes a tenth of a busy client's time.
+    One timer looks at all of them: one for each (`asyncio.timeout`) takes a tenth of a busy client's time. It runs only
+    while there are some, so that there is nothing to close.
 
     Attributes:
         landed_at: When a row last got its answer or error (`time.monotonic`).
@@ -76,6 +77,7 @@ class Flights:
         self.landed_at = 0.0
         # A dict keeps the order in which they started.
         self._all: dict[Flight, None] = {}
+        self._looks = False
 
     def start(self, flight: Flight, timeout_s: float) -> None:
         """Let a row's time run; called by the task that it is the business of."""
@@ -83,6 +85,9 @@ class Flights:
         flight.started = time.monotonic()
         flight.deadline = flight.started + timeout_s
         self._all[flight] = None
+        if not self._looks:
+            self._looks = True
+            asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
     def land(self, flight: Flight) -> None:
         """The row has its answer or error."""
@@ -99,18 +104,11 @@ class Flights:
             flight.given_up = why
             flight.end()
 
-    async def __aenter__(self) -> None:
-        self._looking = asyncio.create_task(self._look())
-
-    async def __aexit__(self, *_: object) -> None:
-        self._looking.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._looking
-
-    async def _look(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            now = time.monotonic()
-            for flight in self._all:
-                if flight.due <= now:
-                    flight.end()
+    def _look(self) -> None:
+        now = time.monotonic()
+        for flight in self._all:
+            if flight.due <= now:
+                flight.end()
+        self._looks = bool(self._all)
+        if self._looks:
+            asyncio.get_running_loop().call_later(_LOOK_S, self._look)

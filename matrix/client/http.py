@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import resource
 import time
 from collections.abc import Coroutine, Mapping
 from types import TracebackType
@@ -19,13 +18,11 @@ from matrix.client.gate import Gate
 from matrix.client.images import has_parts, with_images
 from matrix.client.parse import Origin, Parse, parse_chat, parse_completion, parse_embeddings
 from matrix.client.rates import estimate_tokens
+from matrix.client.sessions import Shared, open_session
 from matrix.client.tries import TryFailedError, from_error, from_status
 from matrix.data.rows import Response
 from matrix.errors import RequestError
 
-_CONNECT_TIMEOUT_S = 10.0
-# uvicorn, and vLLM with it, closes a connection after 5 idle seconds: let go earlier, or a request runs into the close.
-_KEEP_ALIVE_S = 4.0
 _HOLD_S = 1.0
 """A replica that refuses without saying for how long is left alone for this, if there are others."""
 
@@ -51,8 +48,12 @@ class ModelClient:
         max_attempts: Tries per row that may fail.
         try_timeout_s: Limit of one try, so that a row can leave a server that hangs; None: the row's deadline alone.
         gate: How many requests at a time, and per minute; None: as many as are asked for.
-        backoff_s: Wait before the second try; it doubles with each try, and chance takes up to a half of it away.
+        backoff_s: Wait before the second try; it grows with each try, and chance takes up to a half of it away.
+        backoff_factor: By how much it grows.
         max_backoff_s: No wait that isn't asked for by a server is longer.
+        patience_s: Seconds for which a row may be turned away, or reach no server, in one go; None: its deadline alone.
+        headers: More of them, for every request.
+        shared: Whose connections are used; its owner closes them, and the endpoints. None: the client has its own.
 
     Attributes:
         gate: Where requests wait for their turn.
@@ -68,7 +69,11 @@ class ModelClient:
         try_timeout_s: float | None = None,
         gate: Gate | None = None,
         backoff_s: float = 0.5,
+        backoff_factor: float = 2.0,
         max_backoff_s: float = 60.0,
+        patience_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self.gate = gate or Gate()
         self._endpoints = endpoints
@@ -76,31 +81,25 @@ class ModelClient:
         self._max_attempts = max_attempts
         self._try_timeout_s = float("inf") if try_timeout_s is None else try_timeout_s
         self._backoff_s = backoff_s
+        self._backoff_factor = backoff_factor
         self._max_backoff_s = max_backoff_s
-        self._headers = {"Content-Type": "application/json"}
+        self._patience_s = float("inf") if patience_s is None else patience_s
+        self._shared = shared
+        self._headers = {"Content-Type": "application/json", **(headers or {})}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key.strip()}"
-        self._flights = Flights()
+        self._flights = shared.flights if shared else Flights()
 
     async def __aenter__(self) -> Self:
-        _allow_many_connections()
-        self._session = aiohttp.ClientSession(
-            # The gate decides how much is in flight: the pool must never make a request wait.
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=_KEEP_ALIVE_S),
-            # aiohttp's own total is 5 minutes; ours is the deadline of the row.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
-        )
-        await self._flights.__aenter__()
+        self._session = self._shared.session if self._shared else open_session()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._flights.__aexit__(kind, error, trace)
-        await self._endpoints.close()
-        await self._session.close()
+        if self._shared is None:
+            await self._endpoints.close()
+            await self._session.close()
 
     def chat(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Answer:
         """Send a chat completion request and wait for the whole answer.
@@ -179,8 +178,7 @@ class ModelClient:
                 self._flights.start(flight, self._timeout_s)
             endpoint = self._endpoints.pick(flight.affinity, flight.tried)
             if endpoint is None:
-                flight.due = flight.deadline
-                endpoint = await self._endpoints.take(flight.affinity, flight.tried)
+                endpoint = await self._take(flight)
                 self.gate.limit.disturbed()
             try:
                 response = await self._send(flight, endpoint)
@@ -205,6 +203,20 @@ class ModelClient:
         self.gate.succeeded(entered_at, flight.tokens, used)
         return response
 
+    async def _take(self, flight: Flight) -> Endpoint:
+        """Wait for an endpoint, as long as the row has patience."""
+        flight.due = min(flight.deadline, self._patience_ends_at(flight))
+        try:
+            return await self._endpoints.take(flight.affinity, flight.tried)
+        except asyncio.CancelledError as error:
+            if flight.due < flight.deadline and not flight.given_up and flight.is_late():
+                raise TryFailedError("connection", self._endpoints.last_failure, "unreachable") from error
+            raise
+
+    def _patience_ends_at(self, flight: Flight) -> float:
+        flight.away_since = min(flight.away_since, time.monotonic())
+        return flight.away_since + self._patience_s
+
     async def _send(self, flight: Flight, endpoint: Endpoint) -> Response:
         url = flight.endpoint = endpoint.url
         flight.tried.add(url)
@@ -214,7 +226,9 @@ class ModelClient:
         flight.due = min(flight.deadline, sent_at + self._try_timeout_s)
         try:
             # Without `async with`, which would close once more what reading to the end, or failing to, has closed.
-            reply = await self._session.post(url + flight.path, data=flight.payload, allow_redirects=False)
+            reply = await self._session.post(
+                url + flight.path, data=flight.payload, headers=self._headers, allow_redirects=False
+            )
             raw = await reply.read()
             if not 200 <= reply.status < 300:
                 raise from_status(url, reply.status, reply.reason, reply.headers, raw)
@@ -246,6 +260,7 @@ class ModelClient:
         flight.last = failure
         if failure.verdict == "fault":
             flight.faults += 1
+            flight.away_since = float("inf")
         if failure.verdict == "refusal" or flight.faults >= self._max_attempts:
             raise RequestError(failure.kind, str(failure), flight.attempt) from failure
         wait_s = 0.0
@@ -253,6 +268,8 @@ class ModelClient:
             wait_s = self._backoff(flight.faults)
         elif failure.verdict == "crowd":
             wait_s = max(0.0 if failure.retry_after_s else self._backoff(flight.attempt), self.gate.opens_in_s())
+        if failure.verdict != "fault" and time.monotonic() + wait_s >= self._patience_ends_at(flight):
+            raise RequestError(failure.kind, str(failure), flight.attempt) from failure
         if time.monotonic() + wait_s >= flight.deadline:
             late = f"{failure} (no time for another try within {self._timeout_s:g} s)"
             raise RequestError(failure.kind, late, flight.attempt) from failure
@@ -272,12 +289,5 @@ class ModelClient:
 
     def _backoff(self, failed: int) -> float:
         """Seconds before the try after so many that failed; chance spreads what failed together."""
-        longest_s = min(self._backoff_s * 2.0 ** min(failed - 1, 20), self._max_backoff_s)
+        longest_s = min(self._backoff_s * self._backoff_factor ** min(failed - 1, 20), self._max_backoff_s)
         return longest_s * random.uniform(0.5, 1)  # noqa: S311
-
-
-def _allow_many_connections() -> None:
-    """Raise the soft limit of open files, often 1,024, to the hard one: a connection is a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,255 @@
+"""Requests from Python, with the arguments and the rows of fair-matrix's `query_llm`: docs/python.md."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
+
+from matrix.client.http import ModelClient
+from matrix.client.query_rows import answer_row, error_row, request_body, stamped, text_of
+from matrix.client.running import run_to_end
+from matrix.client.servers import Url, find_servers
+from matrix.client.sessions import shared
+from matrix.errors import RequestError
+
+Row = dict[str, Any]
+EndpointCache = Callable[[bool], Awaitable[Sequence[str]]]
+
+MOST_IN_FLIGHT = 1024
+"""Requests of a batch at a time unless `batch_size` says otherwise: more connections gain nothing."""
+
+_PATIENCE_S = 10.0
+"""Seconds for which servers may turn a request away or not be there, for each try after the first."""
+
+
+async def make_request(
+    url: Url | None,
+    model: str,
+    data: Mapping[str, Any],
+    seed: int | None = None,
+    app_name: str = "",  # noqa: ARG001 - of gRPC URLs, which aren't there yet
+    temperature: float | None = 0.7,
+    max_tokens: int | None = 1024,
+    top_p: float | None = 0.9,
+    n: int = 1,
+    logprobs: bool = False,
+    top_logprobs: int | None = None,
+    max_retries: int = 3,
+    initial_delay: float = 1,
+    backoff_factor: float = 2,
+    multiplexed_model_id: str = "",
+    timeout_secs: float = 600,
+    tools: Iterable[Any] | None = None,
+    tool_choice: Any = None,
+    prompt_logprobs: int | None = None,
+    endpoint_cache: EndpointCache | None = None,
+    top_k: int = -1,
+    guided_decoding: Mapping[str, Any] | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    *,
+    api_key: str | None = None,
+) -> Row:
+    """Send one request, again where that may help, and wait for the answer.
+
+    All requests of an event loop share their connections, which are closed with the loop. They also share what is known
+    of a server: the next request goes to the replica with the fewest outstanding, and not to one that fails.
+
+    Args:
+        url: Base URL up to and including `/v1`, several of them (the replicas of a model), or a function that returns
+            either, asynchronous or not: it is asked for each request, and again after a failure.
+        model: What the server calls the model.
+        data: `messages` for a chat, or `prompt` for a completion. What else it holds is only handed back in the row.
+        seed: None: not sent, as with the other sampling fields.
+        app_name: Not needed.
+        temperature: As the server has it, like `max_tokens` and `top_p`.
+        max_tokens: Tokens of an answer at most.
+        top_p: Share of probability to sample from.
+        n: Answers.
+        logprobs: Give the log probability of each token.
+        top_logprobs: The same, and that of so many alternatives.
+        max_retries: Tries, the first one included. A server that turns the request away (429) or can't be reached is
+            asked more often, for 10 seconds per try after the first.
+        initial_delay: Seconds before the second try.
+        backoff_factor: By how much the wait grows.
+        multiplexed_model_id: Requests with the same one go to the same replica as long as that isn't overloaded.
+        timeout_secs: Limit of one try.
+        tools: Tools of a chat, as OpenAI has them.
+        tool_choice: Which of them to call.
+        prompt_logprobs: Of vLLM: log probabilities of the prompt's tokens.
+        endpoint_cache: Gives the URLs if `url` is empty: `endpoints["updater"]` of an app's metadata. Called with
+            whether it has to look anew.
+        top_k: Of vLLM: how many tokens to sample from; -1: all.
+        guided_decoding: Of vLLM: `{"json": SCHEMA}`, `{"regex": ...}`, `{"choice": [...]}` or `{"grammar": ...}`.
+        extra_body: More fields of the body (`response_format`, `stop`, ...), which win over all others.
+        api_key: Sent as bearer token; None: no such header.
+
+    Returns:
+        `{"request": ..., "response": ...}`. A request that failed is such a row, too: its response has an `error`.
+
+    Raises:
+        ConfigError: An argument can't be right for any request: a URL that isn't HTTP, an unknown constraint.
+    """
+    tries = max(1, max_retries)
+    delays_s = sum(initial_delay * backoff_factor ** min(number, 20) for number in range(tries - 1))
+    fields = {
+        "model": model,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "top_p": top_p,
+        "seed": seed,
+        "n": n,
+        "top_k": None if top_k == -1 else top_k,
+        "prompt_logprobs": prompt_logprobs,
+    }
+    request: Any = data
+    try:
+        request = stamped(data)
+        body = request_body(
+            data,
+            fields,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
+            tools=tools,
+            tool_choice=tool_choice,
+            guided_decoding=guided_decoding,
+            extra_body=extra_body,
+        )
+        common = await shared()
+        patience_s = _PATIENCE_S * (tries - 1)
+        client = ModelClient(
+            await find_servers(common, url, endpoint_cache, patience_s),
+            api_key=api_key,
+            timeout_s=timeout_secs * tries + delays_s,
+            max_attempts=tries,
+            try_timeout_s=timeout_secs,
+            backoff_s=initial_delay,
+            backoff_factor=backoff_factor,
+            patience_s=patience_s,
+            # What Ray Serve's own proxies route by, if there is one.
+            headers={"serve_multiplexed_model_id": multiplexed_model_id} if multiplexed_model_id else None,
+            shared=common,
+        )
+        async with client:
+            ask = client.chat if "messages" in data else client.complete
+            response = await ask(body, affinity=multiplexed_model_id or None)
+    except RequestError as error:
+        return error_row(request, error)
+    return answer_row(
+        request,
+        response,
+        logprobs=logprobs or top_logprobs is not None,
+        prompt_logprobs=prompt_logprobs is not None,
+    )
+
+
+def batch_requests(
+    url: Url | None,
+    model: str,
+    requests: Sequence[Mapping[str, Any]],
+    batch_size: int | None = None,
+    text_response_only: bool = False,
+    verbose: bool = False,
+    **kwargs: Any,
+) -> list[Any]:
+    """Send many requests and wait for all answers; also where an event loop is running, which waits meanwhile.
+
+    Args:
+        url: As for `make_request`.
+        model: As above.
+        requests: What `make_request` calls `data`.
+        batch_size: Requests at a time; None: all, up to 1,024.
+        text_response_only: Return the first answer of each as text; "" where there is none.
+        verbose: Show progress.
+        kwargs: More arguments of `make_request`.
+
+    Returns:
+        What `make_request` returns, or texts, in the order of the requests.
+
+    Raises:
+        ConfigError: As above.
+        TypeError: `make_request` has no such argument.
+    """
+    inspect.signature(make_request).bind(url, model, {}, **kwargs)
+    rows: list[Row] = [{}] * len(requests)
+
+    async def send_all() -> None:
+        todo = iter(enumerate(requests))
+
+        async def worker() -> None:
+            for number, data in todo:
+                rows[number] = await make_request(url, model, data, **kwargs)
+                advance()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(batch_size or MOST_IN_FLIGHT, len(requests))):
+                group.create_task(worker())
+
+    with _progress(len(requests)) if verbose else nullcontext(lambda: None) as advance:
+        try:
+            run_to_end(send_all)
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
+    return [text_of(row) for row in rows] if text_response_only else rows
+
+
+class KnowsApps(Protocol):
+    """What `generate` needs of `matrix.Cli`."""
+
+    def get_app_metadata(self, app_name: str) -> dict[str, Any]:
+        """Where an app is, and what it serves."""
+
+
+def generate(
+    cli: KnowsApps,
+    app_name: str,
+    prompts: Sequence[Mapping[str, Any]],
+    sampling_params: Mapping[str, Any] | None = None,
+    *,
+    use_tqdm: bool = False,
+    batch_size: int = 128,
+    max_retries: int = 3,
+    text_response_only: bool = True,
+) -> list[Any]:
+    """`batch_requests` with the model of a deployed app.
+
+    Args:
+        cli: A `matrix.Cli`.
+        app_name: Name of the app.
+        prompts: The requests.
+        sampling_params: More arguments of `make_request` (`temperature`, `max_tokens`, ...).
+        use_tqdm: Show progress.
+        batch_size: Requests at a time.
+        max_retries: As for `make_request`.
+        text_response_only: As for `batch_requests`.
+
+    Raises:
+        AppError: There is no such app.
+    """
+    metadata = cli.get_app_metadata(app_name)
+    return batch_requests(
+        None,
+        metadata["model_name"],
+        prompts,
+        batch_size,
+        text_response_only,
+        use_tqdm,
+        **{
+            "max_retries": max_retries,
+            "endpoint_cache": metadata["endpoints"]["updater"],
+            "api_key": metadata.get("api_key"),
+            **(sampling_params or {}),
+        },
+    )
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("Requests", total=total)
+        yield lambda: bar.advance(task)
