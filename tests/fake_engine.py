@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import socket
 import struct
 import threading
@@ -290,9 +291,10 @@ async def _serve(engine: FakeEngine) -> None:
 def main() -> None:
     """Serve until killed; prints the URL once it listens."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--host", choices=["127.0.0.1"], help="for who starts it like vLLM")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
-    parser.add_argument("--api-key")
+    parser.add_argument("--api-key", default=os.environ.get("VLLM_API_KEY"))
     parser.add_argument("--model", default="fake")
     options = parser.parse_args()
     engine = FakeEngine(latency_s=options.latency, api_key=options.api_key, model=options.model, port=options.port)

@@ -18,8 +18,11 @@ LAYERS = (
     {"client", "data", "sandbox"},
     {"cluster", "apps", "models", "pipelines", "agents", "tracking", "jobs"},
     {"check"},
-    {"run", "compose"},
+    {"run", "compose", "api"},
+    {"inference"},
     {"cli"},
+    # What the package hands out by its own name.
+    {"__init__"},
 )
 
 # The exceptions: (package, what it may import of its own layer).

@@ -56,3 +56,25 @@ def test_it_takes_little_longer_than_an_empty_hydra_app(arguments: list[str], tm
     pairs = [(once(ROOT / "run.py", *arguments), once(empty)) for _ in range(7)]
     ours, theirs = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
     assert ours < 1.5 * theirs, f"{ours:.2f} s against {theirs:.2f} s"
+
+
+@pytest.mark.parametrize(
+    ("code", "others"),
+    [
+        ("import matrix", ("hydra", "pydantic", "yaml")),
+        ("from matrix import Cli; Cli()", ("hydra",)),
+        ("from matrix.client import query_llm", ("hydra",)),
+    ],
+)
+def test_a_program_that_imports_matrix_gets_what_it_uses(code: str, others: tuple[str, ...], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    unwanted = {*HEAVY, *others} - ({"aiohttp"} if "query_llm" in code else set())
+    assert not unwanted & set(done.stdout.split())
+
+
+def test_what_matrix_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(ImportError, match="Clj"):
+        from matrix import Clj  # type: ignore[attr-defined] # noqa: F401

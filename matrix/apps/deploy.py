@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from matrix.apps.directory import directory
+from matrix.apps.directory import AppRecord, directory
 from matrix.apps.vllm import VllmReplica, engine_environment, serve_command
 from matrix.errors import AppError
 from matrix.models.source import ResolvedModel
 from matrix.spec import ModelSpec, VllmEngine
+from matrix.spec.redact import redact
 
 _POLL_S = 0.25
+_DEPLOYMENT = "engine"
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ def deploy(app: App, model: ModelSpec, engine: VllmEngine, source: ResolvedModel
         log_dir: Folder for the engines' logs.
         cpu: Serve on the CPU.
     """
+    import ray
     from ray import serve
 
+    ray.get(directory().register.remote(_record(app, model, engine)))
     # Only a hub id has a revision that the engine could ask for.
     revision = None if Path(source.path).is_dir() else source.revision
     gpus = model.tensor_parallel * model.pipeline_parallel
@@ -61,7 +65,7 @@ def deploy(app: App, model: ModelSpec, engine: VllmEngine, source: ResolvedModel
     )
     deployment = serve.deployment(
         VllmReplica,
-        name="engine",
+        name=_DEPLOYMENT,
         num_replicas=app.replicas,
         ray_actor_options=options,
         max_constructor_retry_count=1,
@@ -133,6 +137,19 @@ def remove(app: App) -> None:
 
     serve.delete(app.name)
     ray.get(directory().forget.remote(app.name))
+
+
+def _record(app: App, model: ModelSpec, engine: VllmEngine) -> AppRecord:
+    args = {
+        "model": model.source,
+        "served_model_name": model.name,
+        "replicas": app.replicas,
+        "max_model_len": model.context_length,
+        "tensor_parallel_size": model.tensor_parallel,
+        "pipeline_parallel_size": model.pipeline_parallel,
+        **redact(model.args | engine.args),
+    }
+    return AppRecord(app.name, model.name, _DEPLOYMENT, app.api_key, args)
 
 
 def _details(name: str) -> str:

@@ -1,16 +1,36 @@
-"""The cluster's directory: which replica of which app can be reached where, and how far the others have come.
+"""The cluster's directory: which apps there are, which replica can be reached where, and how far the others have come.
 
 Ray Serve places replicas and keeps them alive; clients of matrix then talk to them without a proxy in between
-(docs/architecture.md, D1), so they need to know the replicas' own addresses. A replica announces itself here.
+(docs/architecture.md, D1), so they need to know the replicas' own addresses. A replica announces itself here. Other
+processes find an app here, too, with the key that it asks for: whoever can read it has the cluster's token.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _NAME = "matrix.directory"
 _NAMESPACE = "matrix"
+
+
+@dataclass(frozen=True)
+class AppRecord:
+    """What those who use an app need to know of it.
+
+    Attributes:
+        name: Name of the Serve application.
+        model_name: What requests call the model.
+        deployment: Name of its Serve deployment.
+        api_key: What its servers ask for.
+        args: What it serves, and how.
+    """
+
+    name: str
+    model_name: str
+    deployment: str
+    api_key: str = field(repr=False)
+    args: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,6 +53,15 @@ class Directory:
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, ReplicaState]] = {}
+        self._apps: dict[str, AppRecord] = {}
+
+    def register(self, record: AppRecord) -> None:
+        """Make an app known."""
+        self._apps[record.name] = record
+
+    def apps(self) -> list[AppRecord]:
+        """All apps, the one registered last at the end."""
+        return list(self._apps.values())
 
     def announce(self, app: str, state: ReplicaState) -> None:
         """Set what is known of one replica."""
@@ -51,6 +80,7 @@ class Directory:
     def forget(self, app: str) -> None:
         """Forget an app that was removed."""
         self._states.pop(app, None)
+        self._apps.pop(app, None)
 
 
 def directory() -> Any:
@@ -59,3 +89,13 @@ def directory() -> Any:
 
     actor = ray.remote(num_cpus=0, name=_NAME, namespace=_NAMESPACE, lifetime="detached", get_if_exists=True)(Directory)
     return actor.remote()
+
+
+def existing_directory() -> Any:
+    """The same, but None where no app was ever deployed: looking on changes nothing."""
+    import ray
+
+    try:
+        return ray.get_actor(_NAME, namespace=_NAMESPACE)
+    except ValueError:
+        return None

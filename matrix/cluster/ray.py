@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,9 @@ from typing import Any
 from matrix.cluster.reaper import MARK
 from matrix.errors import ClusterError
 from matrix.spec import AttachCluster, ClusterSpec, LocalCluster, SlurmCluster
+
+_LOOPBACK = ("127.0.0.1", "localhost")
+_LISTENS_S = 10.0
 
 
 @dataclass
@@ -106,8 +110,23 @@ def _attach(spec: AttachCluster) -> RayCluster:
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(Path(spec.token_path).expanduser())
         os.environ.pop("RAY_AUTH_TOKEN", None)
     os.environ["RAY_gcs_rpc_server_connect_timeout_s"] = str(int(spec.start_timeout_s))
-    _init(f"reach the Ray cluster at cluster.address={spec.address}", address=spec.address)
+    what = f"reach the Ray cluster at cluster.address={spec.address}"
+    host, _, port = spec.address.rpartition(":")
+    if host and port.isdigit():
+        _refuse_dead(what, host, int(port))
+    if host in _LOOPBACK:
+        # Ray would take the machine's other address instead, where a cluster of loopback doesn't listen.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    _init(what, address=spec.address)
     return RayCluster(spec, None)
+
+
+def _refuse_dead(what: str, host: str, port: int) -> None:
+    """Say at once that nobody listens: Ray itself goes on trying for minutes, whatever its time-outs are."""
+    try:
+        socket.create_connection((host, port), _LISTENS_S).close()
+    except OSError as error:
+        raise ClusterError(f"cannot {what}: {error.strerror or error}; give ip:port of a head that is up") from error
 
 
 def _init(what: str, **options: Any) -> None:

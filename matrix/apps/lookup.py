@@ -1,0 +1,120 @@
+"""Find an app that is deployed already, from any process that is connected to its cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from matrix.apps.directory import AppRecord, ReplicaState, existing_directory
+from matrix.errors import AppError, did_you_mean
+
+_LOG = logging.getLogger(__name__)
+
+_TIMEOUT_S = 30.0
+
+
+def find_app(name: str, model_name: str | None = None) -> AppRecord:
+    """The app of that name; if there is none, the only one that serves a model of that name.
+
+    Args:
+        name: Name of an app, or of a model.
+        model_name: Name of a model that is looked for if `name` is none of an app.
+
+    Raises:
+        AppError: There is no such app, or more than one; names those that there are.
+    """
+    directory = existing_directory()
+    apps: list[AppRecord] = [] if directory is None else _get(directory.apps.remote())
+    found = [app for app in apps if app.name == name] or [app for app in apps if app.model_name == (model_name or name)]
+    if len(found) == 1:
+        return found[0]
+    wanted = name or f"model_name={model_name}"
+    if found:
+        names = ", ".join(app.name for app in found)
+        raise AppError(f"app {wanted}: several apps serve this model; give the name of one: {names}")
+    if not apps:
+        raise AppError(
+            f"app {wanted}: no app is running on this cluster (one lives as long as the run that deployed it)"
+        )
+    running = ", ".join(f"{app.name} (model {app.model_name})" for app in apps)
+    hint = did_you_mean(name or model_name or "", [app.name for app in apps])
+    raise AppError(f"app {wanted}: no such app on this cluster; running: {running} ({hint})")
+
+
+def replicas_of(name: str) -> list[ReplicaState]:
+    """What is known of the replicas of an app."""
+    directory = existing_directory()
+    found: list[ReplicaState] = [] if directory is None else _get(directory.replicas.remote(name))
+    return found
+
+
+def urls_of(name: str) -> list[str]:
+    """Base URLs of its replicas that are ready."""
+    return [state.url for state in replicas_of(name) if state.url]
+
+
+def describe(app: AppRecord, urls: Sequence[str]) -> dict[str, Any]:
+    """An app's metadata, without its endpoints, as `matrix.Cli` hands it out.
+
+    Each replica has a port of its own and no proxy stands before them: port and template are the first replica's.
+    """
+    port = urlsplit(urls[0]).port if urls else None
+    return {
+        "name": app.name,
+        "http_port": port,
+        "grpc_port": None,
+        "route_prefix": "",
+        "model_name": app.model_name,
+        "deployment_name": app.deployment,
+        "use_grpc": False,
+        "endpoint_template": f"http://{{host}}:{port}/v1" if port else None,
+        "app_type": "llm",
+        "args": dict(app.args),
+        "api_key": app.api_key,
+    }
+
+
+class Updater:
+    """Asynchronous function for the URLs of an app as they are now; for any number of event loops.
+
+    Whoever comes while the answer is too old has it asked for anew; all others get the last one meanwhile.
+
+    Args:
+        ask: Asks for them, in a thread.
+        urls: What they are at first.
+        ttl_s: Seconds after which they are asked for again.
+    """
+
+    def __init__(self, ask: Callable[[], list[str]], urls: list[str], ttl_s: float) -> None:
+        self._ask = ask
+        self._urls = urls
+        self._ttl_s = ttl_s
+        self._asked_at = time.monotonic()
+
+    async def __call__(self, force_update: bool = False) -> list[str]:
+        """The base URLs, each up to and including `/v1`.
+
+        Args:
+            force_update: Ask, however young the last answer is.
+        """
+        now = time.monotonic()
+        if force_update or now - self._asked_at >= self._ttl_s:
+            self._asked_at = now
+            try:
+                self._urls = await asyncio.to_thread(self._ask)
+            except AppError as error:
+                _LOG.warning("The URLs stay as they are: %s", error)
+        return list(self._urls)
+
+
+def _get(reference: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(reference, timeout=_TIMEOUT_S)
+    except Exception as error:
+        raise AppError(f"the cluster's directory of apps doesn't answer: {error!r}") from error

@@ -1,0 +1,47 @@
+"""A process that plays a run with a deployed app: its cluster, Serve, and an engine that is `tests/fake_engine.py`.
+
+Prints the cluster's address, its token and the app's name, each on a line. A line of
+input removes the app; the end of the input ends the cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from matrix.apps import deploy
+from matrix.cluster.ray import connect
+from matrix.compose import compose_spec
+from matrix.models.source import ResolvedModel
+from matrix.spec import VllmEngine
+
+ENGINE = Path(__file__).parent.parent / "fake_engine.py"
+
+
+def main(log_dir: str) -> None:
+    """Serve the app `played-1` with the model `played`."""
+    spec = compose_spec(["engine.replicas=2", "engine.cpus=0.1", "model.name=played", "tracker=none"])
+    assert isinstance(spec.engine, VllmEngine)
+    # All but the engine itself is the real thing: the fake has vLLM's place on the command line of the guard.
+    deploy.serve_command = lambda *_, **__: [sys.executable, str(ENGINE), "--model", "played"]
+    cluster = connect(spec.cluster)
+    try:
+        import ray
+
+        deploy.start_serve()
+        app = deploy.App("played-1", spec.engine.replicas, "key-of-the-app")
+        source = ResolvedModel("played", None, None, "played")
+        deploy.deploy(app, spec.model, spec.engine, source, Path(log_dir), cpu=True)
+        deploy.wait_until_healthy(app, 120, lambda _: None)
+        print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], app.name, sep="\n", flush=True)
+        if sys.stdin.readline():
+            deploy.remove(app)
+            print("removed", flush=True)
+        sys.stdin.read()
+    finally:
+        cluster.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
