@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: matrix run [overrides]     compose one experiment and run it (matrix run --help: groups and keys)
+       matrix inference app=URL_OR_NAME input=FILES output=FILE [overrides]
+                                  send rows to a model that is served already (matrix inference --help)
        matrix --version
 
 An override is group=option or any.key=value; -m sweeps. In a checkout, `python run.py` is the same as `matrix run`.
@@ -60,6 +62,10 @@ def main() -> None:
     if arguments[:1] == ["run"]:
         sys.argv = [f"{sys.argv[0]} run", *arguments[1:]]
         run()
+    elif arguments[:1] == ["inference"]:
+        from matrix.inference import command
+
+        sys.exit(command.main(arguments[1:]))
     elif arguments == ["--version"]:
         print(f"matrix {__version__}")
     elif arguments in ([], ["-h"], ["--help"]):

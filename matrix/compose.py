@@ -202,10 +202,11 @@ def _unknown_keys(lines: Sequence[str], config: DictConfig) -> tuple[list[Proble
         name = key.lstrip("+~")
         parent, _, leaf = name.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
-        if key.startswith("+") or (isinstance(node, DictConfig) and leaf in node) or OmegaConf.is_list(node):
+        # Not `leaf in node`, which denies keys that still have to be given (`???`).
+        names = [str(k) for k in node] if isinstance(node, DictConfig) else _leaves(config)
+        if key.startswith("+") or (isinstance(node, DictConfig) and leaf in names) or OmegaConf.is_list(node):
             good.append(line)
             continue
-        names = [str(k) for k in node] if isinstance(node, DictConfig) else _leaves(config)
         prefix = f"{parent}." if isinstance(node, DictConfig) and parent else ""
         problems.append(Problem(name, value, "no such key", did_you_mean(leaf if prefix else name, names, prefix)))
     return problems, good

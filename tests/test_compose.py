@@ -154,3 +154,10 @@ def test_recipes_of_a_users_own_folder(tmp_path: Path) -> None:
     wrong = run(tmp_path, f"hydra.searchpath=[file://{tmp_path}]", "recipes=mien")
     assert wrong.returncode == 2
     assert "did you mean mine?" in wrong.stderr
+
+
+def test_a_key_that_has_to_be_given_is_not_taken_for_an_unknown_one() -> None:
+    found = problems("pipeline=inference", "dataset.path=nowhere.jsonl", "sampling.temprature=1")
+    assert len(found) == 2
+    assert "no such file" in "".join(found)
+    assert "sampling.temperature" in "".join(found)

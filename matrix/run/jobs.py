@@ -34,6 +34,11 @@ class Jobs:
         self._outcomes: list[Outcome] = []
 
     @property
+    def outcomes(self) -> list[Outcome]:
+        """What came of the jobs so far, in their order."""
+        return list(self._outcomes)
+
+    @property
     def exit_code(self) -> int:
         """0 if every job went well, else the worst job's."""
         return max((outcome.exit_code for outcome in self._outcomes), default=0)

@@ -1,7 +1,7 @@
-"""A process that plays a run with a deployed app: its cluster, Serve, and an engine that is `tests/fake_engine.py`.
+"""A process that plays runs with deployed apps: their cluster, Serve, and an engine that is `tests/fake_engine.py`.
 
-Prints the cluster's address, its token and the app's name, each on a line. A line of
-input removes the app; the end of the input ends the cluster.
+Prints the cluster's address and its token, each on a line. A line of input
+removes the apps; the end of the input ends the cluster.
 """
 
 from __future__ import annotations
@@ -20,27 +20,35 @@ ENGINE = Path(__file__).parent.parent / "fake_engine.py"
 
 
 def main(log_dir: str) -> None:
-    """Serve the app `played-1` with the model `played`."""
-    spec = compose_spec(["engine.replicas=2", "engine.cpus=0.1", "model.name=played", "tracker=none"])
-    assert isinstance(spec.engine, VllmEngine)
+    """Serve the app `played-1` with the model `played` on two replicas, and `single-1` with `single` on one."""
     # All but the engine itself is the real thing: the fake has vLLM's place on the command line of the guard.
-    deploy.serve_command = lambda *_, **__: [sys.executable, str(ENGINE), "--model", "played"]
-    cluster = connect(spec.cluster)
+    deploy.serve_command = lambda model, *_, **__: [sys.executable, str(ENGINE), "--model", model.name]
+    cluster = connect(compose_spec(["tracker=none"]).cluster)
     try:
         import ray
 
         deploy.start_serve()
-        app = deploy.App("played-1", spec.engine.replicas, "key-of-the-app")
-        source = ResolvedModel("played", None, None, "played")
-        deploy.deploy(app, spec.model, spec.engine, source, Path(log_dir), cpu=True)
-        deploy.wait_until_healthy(app, 120, lambda _: None)
-        print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], app.name, sep="\n", flush=True)
+        apps = [start("played", 2, log_dir), start("single", 1, log_dir)]
+        for app in apps:
+            deploy.wait_until_healthy(app, 120, lambda _: None)
+        print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], sep="\n", flush=True)
         if sys.stdin.readline():
-            deploy.remove(app)
+            for app in apps:
+                deploy.remove(app)
             print("removed", flush=True)
         sys.stdin.read()
     finally:
         cluster.stop()
+
+
+def start(model: str, replicas: int, log_dir: str) -> deploy.App:
+    """Deploy an app."""
+    spec = compose_spec([f"engine.replicas={replicas}", "engine.cpus=0.1", f"model.name={model}", "tracker=none"])
+    assert isinstance(spec.engine, VllmEngine)
+    app = deploy.App(f"{model}-1", replicas, f"key-of-{model}")
+    source = ResolvedModel(model, None, None, model)
+    deploy.deploy(app, spec.model, spec.engine, source, Path(log_dir), cpu=True)
+    return app
 
 
 if __name__ == "__main__":

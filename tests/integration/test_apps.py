@@ -64,8 +64,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     )  # fmt: skip
     try:
         out = pipe(process.stdout)
-        address, token, name = (out.readline().strip() for _ in range(3))
-        assert name == "played-1"
+        address, token = (out.readline().strip() for _ in range(2))
         (folder / "token").write_text(token)
         yield Cluster(address, folder / "token", process)
     finally:
@@ -103,7 +102,7 @@ def test_another_process_finds_the_app_and_uses_it(cluster: Cluster) -> None:
         "use_grpc": False,
         "endpoint_template": f"http://{{host}}:{port}/v1",
         "app_type": "llm",
-        "api_key": "key-of-the-app",
+        "api_key": "key-of-played",
         "endpoints": {"head": workers[0], "workers": workers},
     }
     assert metadata["endpoint_template"].format(host="127.0.0.1") == workers[0]
@@ -123,9 +122,24 @@ def test_who_has_not_the_token_gets_nothing(cluster: Cluster, tmp_path: Path) ->
     done = look(cluster._replace(token_path=tmp_path / "wrong"))
     assert done.returncode != 0
     assert "ClusterError" in done.stderr
-    assert "key-of-the-app" not in done.stdout + done.stderr
+    assert "key-of-played" not in done.stdout + done.stderr
     missing = look(cluster._replace(token_path=tmp_path / "nowhere"))
     assert "no such file" in missing.stderr
+
+
+def test_batch_inference_against_an_app(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": str(i)}) + "\n" for i in range(50)))
+    arguments = ["input=in.jsonl", "output=out.jsonl", f"cluster.address={cluster.address}"]
+    command = [sys.executable, "-c", "from matrix.cli import main; main()", "inference", "app=single", *arguments]
+    token = f"cluster.token_path={cluster.token_path}"
+    done = subprocess.run(
+        [*command, token], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["response"]["text"] for row in rows] == [[str(i)] for i in range(50)]
+    assert {row["request"]["model"] for row in rows} == {"single"}
+    assert not any(b"key-of-" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
 
 def test_nothing_is_found_once_the_app_is_gone(cluster: Cluster) -> None:

@@ -1,0 +1,1 @@
+"""`matrix inference`: rows through a model that is served already, in one command."""
