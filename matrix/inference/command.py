@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matrix.compose import compose_spec
 from matrix.errors import ConfigError, MatrixError, Problem
-from matrix.inference.output import Output
+from matrix.inference.output import ENDINGS, Output
 from matrix.inference.target import Target, check_app, find_target, is_url
 from matrix.spec import RunSpec
 
@@ -44,7 +44,8 @@ Any override of `matrix run` may follow (matrix run --help lists them):
   workload.retry_errors=true       a resume asks again for the rows that ended in an error
   tracker=wandb                    log to Weights & Biases; off without it
 
-Exit codes: 0; 1 if the run failed or no row has an answer; 2 if nothing was started; 130 after Ctrl-C.
+Exit codes: 0; 1 if the run failed or no row has an answer; 2 if nothing was started;
+3 if the budget is spent (workload.budget_usd); 130 after Ctrl-C.
 """
 
 _OWN = ("app", "input", "output")
@@ -105,9 +106,12 @@ def _run(arguments: list[str]) -> int:
         jobs.run(spec)
     finally:
         jobs.close()
-    if all(outcome.summary is not None for outcome in jobs.outcomes):
-        count = _output(command, spec).write()
-        print(f"{count} rows in {command.output}")
+    summary = jobs.outcomes[-1].summary
+    if summary is None or summary["stopped"]:
+        print(f"{command.output} is written once all rows are there; the same command goes on", file=sys.stderr)
+    else:
+        _output(command, spec).write()
+        print(f"{summary['rows']['total']} rows in {command.output}")
     return jobs.exit_code
 
 
@@ -186,6 +190,7 @@ def _overrides(command: _Command, target: Target) -> list[str]:
         f"run.dir={quoted(command.run_dir)}",
         *([] if _names_model(command) else [f"model.name={quoted(target.model)}"]),
         *command.overrides,
+        *([f"run.rows={ending}"] if (ending := command.output.suffix[1:]) in ENDINGS else []),
         f"engine.base_url={_one_or_list(urls)}",
         *([] if target.api_key is None else [f"engine.api_key_env={_KEY_VARIABLE}"]),
     ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from matrix.data.sorting import write_sorted
+from matrix.data.sorting import half_of
 from matrix.errors import DataError, Problem
 
-_ENDINGS = (".jsonl", ".parquet")
+ENDINGS = ("jsonl", "parquet")
+"""What `run.rows` may be."""
 
 
 class Output:
@@ -25,14 +27,14 @@ class Output:
 
     def __init__(self, path: Path, run_dir: Path) -> None:
         self._path = path
-        self._rows = run_dir / "rows"
+        self._rows = run_dir / f"rows{path.suffix}"
         self._note = run_dir / "output.json"
 
     def check(self) -> list[Problem]:
         """What stands against writing it; looks only."""
         path = self._path
-        if path.suffix not in _ENDINGS:
-            return [Problem("output", path, "can't be told what to write", f"end it in {' or '.join(_ENDINGS)}")]
+        if path.suffix.removeprefix(".") not in ENDINGS:
+            return [Problem("output", path, "can't be told what to write", f"end it in .{' or .'.join(ENDINGS)}")]
         if path.suffix == ".parquet" and find_spec("pyarrow") is None:
             return [Problem("output", path, "needs pyarrow", "pip install 'matrix-llm[hub]', or end it in .jsonl")]
         if path.is_dir():
@@ -42,18 +44,23 @@ class Output:
             return [Problem("output", path, message, "give another name, or move it away")]
         return []
 
-    def write(self) -> int:
-        """Write the rows of the run dir; returns how many.
+    def write(self) -> None:
+        """Give the file with all rows, which the run has written into its dir, the output's name, too.
 
         Raises:
-            DataError: It can't be written; the rows stay in the run dir.
+            DataError: That can't be done; the rows stay in the run dir.
         """
-        count = write_sorted(self._rows, self._path)
+        half = half_of(self._path)
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            half.unlink(missing_ok=True)
+            _link_or_copy(self._rows, half)
+            half.replace(self._path)
             self._note.write_text(json.dumps(self._look()) + "\n")
         except OSError as error:
-            raise DataError(f"{self._note}: {error.strerror}") from error
-        return count
+            raise DataError(f"output={self._path}: {error.strerror}; the rows are in {self._rows}") from error
+        finally:
+            half.unlink(missing_ok=True)
 
     def _look(self) -> dict[str, object]:
         found = self._path.stat()
@@ -64,3 +71,11 @@ class Output:
             return json.loads(self._note.read_text())
         except (OSError, ValueError):
             return None
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A second name costs nothing; another file system, or one without such names, needs a copy."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)

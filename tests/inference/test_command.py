@@ -176,9 +176,10 @@ def test_other_settings_are_another_run(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert "sampling.temperature=0.123: the run dir was made with" in done.stderr
         assert (tmp_path / "out.jsonl").read_bytes() == before
-        elsewhere = infer(tmp_path, *arguments[:2], "output=new.jsonl", "run.dir='else where'")
+        elsewhere = infer(tmp_path, *arguments[:2], "output=new/out.jsonl", "run.dir='else where'")
         assert elsewhere.returncode == 0, elsewhere.stderr
     assert (tmp_path / "else where" / "spec.yaml").is_file()
+    assert len(read(tmp_path / "new" / "out.jsonl")) == 1
 
 
 def test_failed_rows_are_in_the_output(tmp_path: Path) -> None:
@@ -192,6 +193,20 @@ def test_failed_rows_are_in_the_output(tmp_path: Path) -> None:
     assert [row["status"] for row in read(tmp_path / "out.jsonl")] == ["ok", "error"]
     assert none.returncode == 1
     assert [row["error"]["type"] for row in read(tmp_path / "out2.jsonl")] == ["http_400"] * 2
+
+
+def test_a_budget_that_ends_the_run_leaves_no_output_yet(tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", *map(str, range(20)))
+    with FakeEngine.in_thread() as engine:
+        arguments = (f"app={engine.url}", "input=in.jsonl", "output=out.jsonl", "workload.concurrency=1")
+        price = ("model.price.input_per_million=1000000", "model.price.output_per_million=0")
+        done = infer(tmp_path, *arguments, *price, "workload.budget_usd=5")
+        assert done.returncode == 3
+        assert not (tmp_path / "out.jsonl").exists()
+        assert "out.jsonl is written once all rows are there" in done.stderr
+        more = infer(tmp_path, *arguments, *price)
+    assert more.returncode == 0, more.stderr
+    assert len(read(tmp_path / "out.jsonl")) == len(engine.requests) == 20
 
 
 def test_a_server_that_wants_a_key(tmp_path: Path) -> None:
