@@ -1,7 +1,7 @@
-"""A process that plays runs with deployed apps: their cluster, Serve, and an engine that is `tests/fake_engine.py`.
+"""A process that plays a run with a deployed app: its cluster, Serve, and an engine that is `tests/fake_engine.py`.
 
 Prints the cluster's address and its token, each on a line. A line of input
-removes the apps; the end of the input ends the cluster.
+removes the app; the end of the input ends the cluster.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ENGINE = Path(__file__).parent.parent / "fake_engine.py"
 
 
 def main(log_dir: str) -> None:
-    """Serve the app `played-1` with the model `played` on two replicas, and `single-1` with `single` on one."""
+    """Serve the app `played-1` with the model `played` on two replicas."""
     # All but the engine itself is the real thing: the fake has vLLM's place on the command line of the guard.
     deploy.serve_command = lambda model, *_, **__: [sys.executable, str(ENGINE), "--model", model.name]
     cluster = connect(compose_spec(["tracker=none"]).cluster)
@@ -28,13 +28,11 @@ def main(log_dir: str) -> None:
         import ray
 
         deploy.start_serve()
-        apps = [start("played", 2, log_dir), start("single", 1, log_dir)]
-        for app in apps:
-            deploy.wait_until_healthy(app, 120, lambda _: None)
+        app = start("played", 2, log_dir)
+        deploy.wait_until_healthy(app, 120, lambda _: None)
         print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], sep="\n", flush=True)
         if sys.stdin.readline():
-            for app in apps:
-                deploy.remove(app)
+            deploy.remove(app)
             print("removed", flush=True)
         sys.stdin.read()
     finally:

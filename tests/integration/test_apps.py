@@ -130,7 +130,7 @@ def test_who_has_not_the_token_gets_nothing(cluster: Cluster, tmp_path: Path) ->
 def test_batch_inference_against_an_app(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": str(i)}) + "\n" for i in range(50)))
     arguments = ["input=in.jsonl", "output=out.jsonl", f"cluster.address={cluster.address}"]
-    command = [sys.executable, "-c", "from matrix.cli import main; main()", "inference", "app=single", *arguments]
+    command = [sys.executable, "-c", "from matrix.cli import main; main()", "inference", "app=played", *arguments]
     token = f"cluster.token_path={cluster.token_path}"
     done = subprocess.run(
         [*command, token], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False
@@ -138,7 +138,8 @@ def test_batch_inference_against_an_app(cluster: Cluster, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["response"]["text"] for row in rows] == [[str(i)] for i in range(50)]
-    assert {row["request"]["model"] for row in rows} == {"single"}
+    assert {row["request"]["model"] for row in rows} == {"played"}
+    assert len({row["response"]["endpoint"] for row in rows}) == 2
     assert not any(b"key-of-" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
 
