@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from matrix.run.console import Console
-from matrix.run.progress import Counters, reported
+from matrix.run.progress import Progress, reported
+from matrix.spec import Price
 
 
 class SmallDisk(FileIO):
@@ -29,7 +30,7 @@ async def test_a_full_disk_leaves_whole_records_only(tmp_path: Path) -> None:
     with SmallDisk(tmp_path / "metrics.jsonl", "ab") as metrics:
         for room in (10_000, 100, 0, 10_000):
             metrics.room = room
-            async with reported(Counters(total=5), Console(), metrics, told.append, every_s=60):
+            async with reported(Progress(5, Price()), Console(), metrics, told.append, every_s=60):
                 pass
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [record["rows_total"] for record in records] == [5, 5]
