@@ -186,7 +186,7 @@ async def open_loop(send: Send, count: int, rate: float) -> list[float]:
 async def measure(options: argparse.Namespace) -> None:
     """Warm up, then measure."""
     async with CLIENTS[options.client](options.url) as send:
-        if options.client == "aiohttp-tuned":
+        if options.client in ("aiohttp-tuned", "client"):
             # What matrix does for its own run (matrix/run/workload.py).
             gc.collect()
             gc.freeze()

@@ -69,6 +69,7 @@ SETTINGS = (
     Setting("200 ms, 512 in flight, 1 % of the requests refused with 503", 200, 512, {"matrix": 20_000}, 0.01),
 )
 WIDEST = SETTINGS[2]
+OPEN_LOOP = ("aiohttp", "client", "aiohttp-tuned")
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def open_loop(limit: float, repeat: int, scale: float) -> dict[str, Runs]:
     runs: Runs = {}
     with Server(WIDEST.latency_ms / 1e3) as server:
         for number in range(repeat):
-            for client in ("client", "aiohttp") if number % 2 else ("aiohttp", "client"):
+            for client in OPEN_LOOP[:: -1 if number % 2 else 1]:
                 count = max(int(10_000 * scale), WIDEST.in_flight)
                 say(f"{number + 1}/{repeat} {title}: {client}, {count} requests")
                 runs.setdefault(client, []).append(measure(client, server, WIDEST, count, rate))
@@ -221,6 +222,8 @@ def flat(full: bool) -> dict[str, float]:
     def sample(run_dir: Path, pid: int) -> None:
         done = rows_done(run_dir)
         if done is not None:
+            if not seen or done * 20 // rows > seen[-1][0] * 20 // rows:
+                say(f"  {done:,} rows done: RSS {rss_mb(pid):.0f} MB")
             seen.append((done, rss_mb(pid)))
 
     with Server(0.0) as server:

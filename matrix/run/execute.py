@@ -212,11 +212,11 @@ class _Run:
             yield row
 
     def _summarise(self, progress: Progress, served: Served | None, *, stopped: bool) -> dict[str, Any]:
-        with self._console.stage("Writing all rows in order"):
-            write_sorted(self._dir.rows, self._dir.all_rows(self._spec.run.rows))
-        labels = [scorer.label for scorer in self._spec.pipeline.scorers]
-        totals = summarise(self._sampled(), labels)
+        # Now: what follows is not the workload's time.
         metrics = progress.metrics()
+        with self._console.stage("Writing all rows in order and summing up"):
+            write_sorted(self._dir.rows, self._dir.all_rows(self._spec.run.rows))
+            totals = summarise(self._sampled(), [scorer.label for scorer in self._spec.pipeline.scorers])
         time_s = {
             "total": round(time.monotonic() - self._began, 3),
             "until_ready": round(served.waited_s, 3) if served else 0.0,
