@@ -13,7 +13,7 @@ from matrix.client.query_rows import answer_row, error_row, request_body, stampe
 from matrix.client.running import run_to_end
 from matrix.client.servers import Url, find_servers
 from matrix.client.sessions import shared
-from matrix.errors import RequestError
+from matrix.errors import ConfigError, Problem, RequestError
 
 Row = dict[str, Any]
 EndpointCache = Callable[[bool], Awaitable[Sequence[str]]]
@@ -173,6 +173,9 @@ def batch_requests(
         TypeError: `make_request` has no such argument.
     """
     inspect.signature(make_request).bind(url, model, {}, **kwargs)
+    if batch_size is not None and batch_size < 0:
+        problem = Problem("batch_size", batch_size, "should be a number of requests", "or None")
+        raise ConfigError([problem], "No request was sent.")
     rows: list[Row] = [{}] * len(requests)
 
     async def send_all() -> None:

@@ -74,7 +74,9 @@ def locate(paths: str | list[str], *, ask_remotes: bool = True) -> list[RowFile]
                 check_remote(path)
         except DataError as error:
             raise error if isinstance(paths, str) else DataError(f"{path}: {error}") from error
-    twice = [name for name, count in Counter(file.name for file in files).items() if count > 1]
+    # One file has many spellings.
+    same = Counter(str(file.path.resolve()) if isinstance(file, LocalFile) else file.name for file in files)
+    twice = [name for name, count in same.items() if count > 1]
     if twice:
         raise DataError(f"{twice[0]} is there twice (list it once, or give patterns that don't overlap)")
     return files

@@ -107,8 +107,11 @@ def _run(arguments: list[str]) -> int:
     finally:
         jobs.close()
     summary = jobs.outcomes[-1].summary
-    if summary is None or summary["stopped"]:
-        print(f"{command.output} is written once all rows are there; the same command goes on", file=sys.stderr)
+    if summary is None:
+        print(f"{command.output} isn't written; what there is lies in {spec.run.dir}", file=sys.stderr)
+    elif summary["stopped"]:
+        way_out = "the same command with a higher workload.budget_usd goes on"
+        print(f"{command.output} is written once all rows are there; {way_out}", file=sys.stderr)
     else:
         _output(command, spec).write()
         print(f"{summary['rows']['total']} rows in {command.output}")

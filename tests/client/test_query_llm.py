@@ -351,3 +351,8 @@ def test_generate_asks_the_app() -> None:
         (row,) = generate(Cli(), "app", [say("a")], text_response_only=False)
     assert {(body["model"], body["max_tokens"]) for body in engine.requests[:2]} == {("model of app", 3)}
     assert row["response"]["text"] == ["a"]
+
+
+def test_a_batch_of_less_than_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_size=-1"):
+        batch_requests("http://127.0.0.1:9/v1", "m", [{"prompt": "x"}], batch_size=-1)
