@@ -29,6 +29,7 @@ class Budget:
         self._limit = spec.workload.budget_usd
         self._price = spec.model.price
         self._before = Counts()
+        self._warned = False
         if self._limit is not None:
             for row in read_rows(rows):
                 self._before.add(row)
@@ -42,6 +43,9 @@ class Budget:
         """
         if self._limit is None or self.is_spent:
             return False
+        if counts.ok and not counts.prompt_tokens and not self._warned:
+            self._warned = True
+            log.warning("workload.budget_usd can't be kept: the server doesn't say how many tokens it used")
         spent = self._before.usd(self._price) + counts.usd(self._price)
         rows = self._before.rows + counts.rows
         self.is_spent = spent + in_flight * spent / max(rows, 1) >= self._limit

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from matrix.compose import compose_spec
 from matrix.data.parts import decode_row
+from matrix.run.budget import Budget
+from matrix.run.progress import Counts
 from matrix.spec import Price
 from tests.command import against, only_run_dir, rows, run, summary
 from tests.fake_engine import Body, FakeEngine, Fault, echo
@@ -158,3 +161,11 @@ def test_a_new_price_may_go_on_in_an_old_run_dir(tmp_path: Path) -> None:
     assert summary(tmp_path / "here")["cost_usd"] > 0
     line = (tmp_path / "here" / "rows" / "part-driver.jsonl").read_bytes().splitlines(keepends=True)[0]
     assert decode_row(line).status == "ok"
+
+
+def test_a_budget_that_cannot_be_kept_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = compose_spec([*against("http://127.0.0.1:9/v1"), *PRICED, "workload.budget_usd=1"])
+    budget = Budget(spec, tmp_path)
+    for _ in range(2):
+        assert not budget.spend(Counts(ok=1), 0)
+    assert caplog.text.count("workload.budget_usd can't be kept") == 1
