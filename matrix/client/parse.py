@@ -40,34 +40,7 @@ def parse_chat(raw: bytes, origin: Origin) -> Response:
     Raises:
         ValueError: It isn't one.
     """
-    try:
-        answer: dict[str, Any] = orjson.loads(raw)
-        choices = _in_order(answer["choices"])
-        messages = [choice["message"] for choice in choices]
-        texts = [_text(message.get("content")) for message in messages]
-        # vLLM says `reasoning`, and did say `reasoning_content`, as SGLang, DeepSeek and others do.
-        reasoning = [message.get("reasoning") or message.get("reasoning_content") for message in messages]
-        tool_calls = [message.get("tool_calls") or [] for message in messages]
-        logprobs = [choice.get("logprobs") for choice in choices]
-        prompt_logprobs = answer.get("prompt_logprobs")
-        finish_reason = [choice.get("finish_reason") for choice in choices]
-        usage = _usage(answer.get("usage"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not a chat completion ({error!r}): {error_message(raw)}") from error
-    if not texts:
-        raise ValueError(f"it has no choices: {error_message(raw)}")
-    return Response(
-        text=texts,
-        finish_reason=finish_reason,
-        usage=usage,
-        reasoning_content=_if_any(reasoning),
-        tool_calls=tool_calls if any(tool_calls) else None,
-        logprobs=_if_any(logprobs),
-        latency_s=origin.latency_s,
-        endpoint=origin.endpoint,
-        attempts=origin.attempts,
-        prompt_logprobs=None if prompt_logprobs is None else [prompt_logprobs],
-    )
+    return _parse(raw, origin, "a chat completion", _of_chat)
 
 
 def parse_completion(raw: bytes, origin: Origin) -> Response:
@@ -76,30 +49,7 @@ def parse_completion(raw: bytes, origin: Origin) -> Response:
     Raises:
         ValueError: It isn't one.
     """
-    try:
-        answer: dict[str, Any] = orjson.loads(raw)
-        choices = _in_order(answer["choices"])
-        texts = [_text(choice["text"]) for choice in choices]
-        logprobs = [choice.get("logprobs") for choice in choices]
-        prompt_logprobs = [choice.get("prompt_logprobs") for choice in choices]
-        finish_reason = [choice.get("finish_reason") for choice in choices]
-        usage = _usage(answer.get("usage"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not a completion ({error!r}): {error_message(raw)}") from error
-    if not texts:
-        raise ValueError(f"it has no choices: {error_message(raw)}")
-    return Response(
-        text=texts,
-        finish_reason=finish_reason,
-        usage=usage,
-        reasoning_content=None,
-        tool_calls=None,
-        logprobs=_if_any(logprobs),
-        latency_s=origin.latency_s,
-        endpoint=origin.endpoint,
-        attempts=origin.attempts,
-        prompt_logprobs=_if_any(prompt_logprobs),
-    )
+    return _parse(raw, origin, "a completion", _of_completion)
 
 
 def parse_embeddings(raw: bytes, origin: Origin) -> Response:
@@ -108,27 +58,7 @@ def parse_embeddings(raw: bytes, origin: Origin) -> Response:
     Raises:
         ValueError: It isn't one.
     """
-    try:
-        answer: dict[str, Any] = orjson.loads(raw)
-        # Numbers, or base64 where the request asked for that.
-        embeddings = [item["embedding"] for item in _in_order(answer["data"])]
-        usage = _usage(answer.get("usage"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not a list of embeddings ({error!r}): {error_message(raw)}") from error
-    if not embeddings:
-        raise ValueError(f"it has no embeddings: {error_message(raw)}")
-    return Response(
-        text=[],
-        finish_reason=[],
-        usage=usage,
-        reasoning_content=None,
-        tool_calls=None,
-        logprobs=None,
-        latency_s=origin.latency_s,
-        endpoint=origin.endpoint,
-        attempts=origin.attempts,
-        embeddings=embeddings,
-    )
+    return _parse(raw, origin, "a list of embeddings", _of_embeddings)
 
 
 def error_message(raw: bytes) -> str:
@@ -147,7 +77,60 @@ def error_message(raw: bytes) -> str:
     return (found if isinstance(found, str) else orjson.dumps(found).decode())[:_SHOWN]
 
 
+def _parse(raw: bytes, origin: Origin, what: str, fields_of: Callable[[dict[str, Any]], dict[str, Any]]) -> Response:
+    try:
+        answer: dict[str, Any] = orjson.loads(raw)
+        return Response(
+            usage=_usage(answer.get("usage")),
+            latency_s=origin.latency_s,
+            endpoint=origin.endpoint,
+            attempts=origin.attempts,
+            **fields_of(answer),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not {what} ({error!r}): {error_message(raw)}") from error
+
+
+def _of_chat(answer: dict[str, Any]) -> dict[str, Any]:
+    choices = _in_order(answer["choices"])
+    messages = [choice["message"] for choice in choices]
+    tool_calls = [message.get("tool_calls") or [] for message in messages]
+    prompt_logprobs = answer.get("prompt_logprobs")
+    return {
+        "text": [_text(message.get("content")) for message in messages],
+        "finish_reason": [choice.get("finish_reason") for choice in choices],
+        # vLLM says `reasoning`, and did say `reasoning_content`, as SGLang, DeepSeek and others do.
+        "reasoning_content": _if_any(
+            [message.get("reasoning") or message.get("reasoning_content") for message in messages]
+        ),
+        "tool_calls": tool_calls if any(tool_calls) else None,
+        "logprobs": _if_any([choice.get("logprobs") for choice in choices]),
+        "prompt_logprobs": None if prompt_logprobs is None else [prompt_logprobs],
+    }
+
+
+def _of_completion(answer: dict[str, Any]) -> dict[str, Any]:
+    choices = _in_order(answer["choices"])
+    return {
+        "text": [_text(choice["text"]) for choice in choices],
+        "finish_reason": [choice.get("finish_reason") for choice in choices],
+        "reasoning_content": None,
+        "tool_calls": None,
+        "logprobs": _if_any([choice.get("logprobs") for choice in choices]),
+        "prompt_logprobs": _if_any([choice.get("prompt_logprobs") for choice in choices]),
+    }
+
+
+def _of_embeddings(answer: dict[str, Any]) -> dict[str, Any]:
+    # Numbers, or base64 where the request asked for that.
+    embeddings = [item["embedding"] for item in _in_order(answer["data"])]
+    none: dict[str, Any] = {"reasoning_content": None, "tool_calls": None, "logprobs": None}
+    return {"text": [], "finish_reason": [], "embeddings": embeddings, **none}
+
+
 def _in_order(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not items:
+        raise ValueError("it is empty")
     return items if len(items) == 1 else sorted(items, key=lambda item: item.get("index", 0))
 
 

@@ -19,6 +19,7 @@ from matrix.data.parts import done_keys
 from matrix.data.sorting import read_rows, write_sorted
 from matrix.errors import DataError
 from tests.data.journal_rows import row
+from tests.small_disk import small_disk
 
 INPUTS, TRIALS, KILLS = 40_000, 2, 20
 
@@ -94,22 +95,13 @@ def test_who_reads_while_rows_are_written_sees_whole_ones_only(tmp_path: Path) -
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "matrix-test", str(disk)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command to make a small disk with")
-    if done.returncode:
-        pytest.skip(f"mounting a small tmpfs isn't allowed here: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path, "64k") as disk:
+        yield disk
 
 
-def test_a_full_disk_leaves_a_part_that_can_be_read(small_disk: Path) -> None:
-    rows, target = small_disk / "rows", small_disk / "rows.jsonl"
+def test_a_full_disk_leaves_a_part_that_can_be_read(disk: Path) -> None:
+    rows, target = disk / "rows", disk / "rows.jsonl"
     target.write_text("before")
     kept: list[int] = []
 
@@ -129,8 +121,8 @@ def test_a_full_disk_leaves_a_part_that_can_be_read(small_disk: Path) -> None:
         assert done_keys(rows) == {(index, 0) for index in kept}
         for name in ("rows.jsonl", "rows.parquet"):
             with pytest.raises(DataError, match=rf"{name}: No space left on device; the rows are kept"):
-                write_sorted(rows, small_disk / name)
+                write_sorted(rows, disk / name)
         assert target.read_text() == "before"
-        assert sorted(path.name for path in small_disk.iterdir()) == ["rows", "rows.jsonl"]
+        assert sorted(path.name for path in disk.iterdir()) == ["rows", "rows.jsonl"]
         journal.append(row(1000))
     assert [one.index for one in read_rows(rows)] == [*kept, 1000], "a smaller row still fits"

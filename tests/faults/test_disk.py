@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,28 +9,13 @@ import pytest
 
 from tests.faults.runs import KEYS, Bill, Run
 from tests.faults.server import Server
+from tests.small_disk import resize, small_disk
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    try:
-        done = _mount("-t", "tmpfs", "-o", "size=64k", "matrix-test", str(disk))
-    except FileNotFoundError:
-        pytest.skip("there is no mount command to make a small disk with")
-    if done.returncode:
-        pytest.skip(f"mounting a small tmpfs isn't allowed here: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def _mount(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-
-
-def _resize(disk: Path, size: str) -> None:
-    assert _mount("-o", f"remount,size={size}", str(disk)).returncode == 0
+    with small_disk(tmp_path, "64k") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize(
@@ -40,7 +24,7 @@ def _resize(disk: Path, size: str) -> None:
     ids=["while rows come", "while they are put in order"],
 )
 def test_a_full_disk(tmp_path: Path, disk: Path, size: str, file: str) -> None:
-    _resize(disk, size)
+    resize(disk, size)
     with Server.in_thread() as server:
         run = Run(tmp_path, [server.url], "workload.concurrency=8", run_dir=disk / "run")
         bill = Bill(run, server)
@@ -59,7 +43,7 @@ def test_a_full_disk(tmp_path: Path, disk: Path, size: str, file: str) -> None:
         assert run.to_end() == 1, "without more room it doesn't go on"
         assert "No space left on device" in run.said
         assert len(server.asked) == asked
-        _resize(disk, "16m")
+        resize(disk, "16m")
         assert run.to_end() == 0, run.said
         bill.ended()
         run.check()
@@ -74,7 +58,7 @@ def test_a_disk_that_was_full_from_the_start(tmp_path: Path, disk: Path) -> None
         assert run.to_end() == 1
         assert f"{run.dir / 'spec.yaml'}: No space left on device" in run.said
         assert "Traceback" not in run.said
-        _resize(disk, "16m")
+        resize(disk, "16m")
         assert run.to_end() == 0, run.said
         assert len(server.asked) == len(KEYS)
     run.check()
