@@ -155,6 +155,9 @@ def _workload(workload: WorkloadSpec, model: ModelSpec) -> list[Problem]:
     if workload.budget_usd is not None and not model.price.is_known:
         hint = "model.price.input_per_million=... and model.price.output_per_million=... in US dollars"
         problems.append(Problem("workload.budget_usd", workload.budget_usd, "what the model costs isn't known", hint))
+    if workload.concurrency.max < workload.drivers:
+        message = f"is less than workload.drivers={workload.drivers}, and each needs one"
+        problems.append(Problem("workload.concurrency.max", workload.concurrency.max, message, "fewer drivers"))
     if workload.drivers > 1 and find_spec("ray") is None:
         problems.append(
             _not_installed("workload.drivers", workload.drivers, "Ray", "matrix-llm[vllm]", "workload.drivers=1")

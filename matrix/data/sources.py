@@ -74,6 +74,8 @@ def locate(paths: str | list[str], *, ask_remotes: bool = True) -> list[RowFile]
                 check_remote(path)
         except DataError as error:
             raise error if isinstance(paths, str) else DataError(f"{path}: {error}") from error
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from error
     # One file has many spellings.
     same = Counter(str(file.path.resolve()) if isinstance(file, LocalFile) else file.name for file in files)
     twice = [name for name, count in same.items() if count > 1]

@@ -131,11 +131,15 @@ def _parse(arguments: Sequence[str]) -> tuple[_Command, list[Problem]]:
         elif key == "engine" and value != "openai":
             hint = "matrix run has engines of its own"
             problems.append(Problem(key, value, "matrix inference asks a model that is served already", hint))
+        elif key == "engine.base_url":
+            problems.append(Problem(key, value, "app= says who is asked", "app=URL"))
         elif equals and key in own:
             own[key] += [value] if value else []
         else:
             overrides.append(argument)
     from_elsewhere = any(override.startswith(("dataset=", "dataset.path=", "dataset.hub=")) for override in overrides)
+    if own["input"] and from_elsewhere:
+        problems.append(Problem("input", " ".join(own["input"]), "another data set is given, too", "give one of them"))
     for name, example in (
         ("app", "app=http://HOST:8000/v1, or the name of an app"),
         ("input", "input=FILE.jsonl"),

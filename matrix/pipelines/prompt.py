@@ -80,7 +80,8 @@ class Column:
         there = [value for value in found if value is not _MISSING]
         if not there:
             raise DataError(f"{self.setting}: row {example.id!r} has only the columns {names(example.columns)}")
-        value: Any = next((value for value in there if value is not None), None)
+        # An empty cell of a csv is no value either.
+        value: Any = next((value for value in there if value is not None and value != ""), None)
         if self.text and isinstance(value, str) and value.strip():
             return value
         if self.messages and _are_messages(value):

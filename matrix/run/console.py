@@ -12,6 +12,8 @@ from pathlib import Path
 from rich.console import Console as RichConsole
 from rich.markup import escape
 
+from matrix.errors import DataError
+
 log = logging.getLogger("matrix")
 
 _REMIND_S = 10.0
@@ -33,7 +35,10 @@ class Console:
     @contextmanager
     def log_to(self, file: Path) -> Iterator[None]:
         """Send the log of matrix to the terminal, and with tracebacks and more detail to a file."""
-        to_file = _FileHandler(file)
+        try:
+            to_file = _FileHandler(file)
+        except OSError as error:
+            raise DataError(f"{file}: {error.strerror}; give another run.dir or run.root") from error
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         to_terminal = _TerminalHandler(self.rich)
         log.setLevel(logging.DEBUG)

@@ -135,6 +135,7 @@ class _Run:
             if budget.is_spent:
                 log.info("Nothing is asked for")
             elif total is None or len(done) < total:
+                self._dir.drop_results()
                 served = self._session.serve(self._spec, source, self._dir.path)
                 progress.started = time.monotonic()
                 work = open_work(dataset, self._spec.trials, done)
@@ -216,6 +217,7 @@ class _Run:
         metrics = progress.metrics()
         with self._console.stage("Writing all rows in order and summing up"):
             write_sorted(self._dir.rows, self._dir.all_rows(self._spec.run.rows))
+            self._dir.drop_results(but=self._spec.run.rows)
             totals = summarise(self._sampled(), [scorer.label for scorer in self._spec.pipeline.scorers])
         time_s = {
             "total": round(time.monotonic() - self._began, 3),

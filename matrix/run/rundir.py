@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -30,6 +30,7 @@ from matrix.spec.redact import redact
 
 # What may differ when a run dir is given again: it doesn't change what a row says.
 _FREE = ("cluster", "name", "run", "tracker", "workload")
+_OTHER_INPUTS = "give the old content, or another run.dir"
 _FREE_OF_MODEL = ("price",)
 _FREE_OF_ENGINE = ("replicas", "device", "cpus", "kv_cache_gb", "env", "start_timeout_s", "base_url", "api_key_env")
 
@@ -47,9 +48,11 @@ class RunDir:
     def __init__(self, path: Path, sweep_id: str | None = None) -> None:
         self.path = path.resolve()
         self.sweep_id = sweep_id
-        self.resumed = (self.path / "spec.yaml").is_file()
         environment = self.path / "env.json"
-        known = json.loads(environment.read_text()).get("run_id") if environment.is_file() else None
+        # It is written once data and model are known: before that there are no rows, and a first start that failed
+        # must not bind the next one to its spec.
+        self.resumed = (self.path / "spec.yaml").is_file() and environment.is_file()
+        known = _read(environment, json.loads).get("run_id") if environment.is_file() else None
         # Folder names repeat (the jobs of every sweep are 0, 1, ...), and the tracker wants one id for one run dir.
         self.run_id: str = known or f"{self.path.name}-{secrets.token_hex(3)}"
 
@@ -71,21 +74,34 @@ class RunDir:
         """
         plain = redact(spec.model_dump(mode="json"))
         if self.resumed:
-            stored = yaml.safe_load((self.path / "spec.yaml").read_text())
+            stored = _read(self.path / "spec.yaml", yaml.safe_load)
             problems = [
-                Problem(key, new, f"the run dir was made with {old}", "give the old value, or another run.dir")
+                Problem(
+                    key, new, f"the run dir was made with {old}", "give the old value, another run.dir, or remove it"
+                )
                 for key, old, new in _differences(_fixed(stored), _fixed(plain))
             ]
             if problems:
                 title = f"{self.path} holds rows of a different spec and was left as it is; nothing was started."
                 raise ConfigError(problems, title)
             return
-        # A start that was killed, or found the disk full, may have left half a spec: there are no rows behind it.
-        if self.path.is_dir() and any(file.name != _half("spec.yaml") for file in self.path.iterdir()):
+        if self.path.is_dir() and not (self.path / "spec.yaml").is_file() and self._holds_other_files():
             raise DataError(f"run.dir={self.path}: holds files but no spec.yaml, so it is no run dir; give another")
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         _write(self.path / "spec.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+    def drop_results(self, *, but: str | None = None) -> None:
+        """Remove what earlier starts made of the rows, as it is no longer true, but the rows in the format `but`."""
+        for path in (self.all_rows("jsonl"), self.all_rows("parquet"), self.path / "summary.json"):
+            if but is None or (path.name.startswith("rows.") and path != self.all_rows(but)):
+                with _writing(self.path):
+                    path.unlink(missing_ok=True)
+
+    def _holds_other_files(self) -> bool:
+        # A start that was killed, or found the disk full, may have left half a spec: there are no rows behind it.
+        with _writing(self.path):
+            return any(file.name != _half("spec.yaml") for file in self.path.iterdir())
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Write `env.json`; what an earlier start of the same run wrote goes into its `earlier` list.
@@ -96,7 +112,7 @@ class RunDir:
         path = self.path / "env.json"
         earlier = []
         if path.is_file():
-            before = json.loads(path.read_text())
+            before = _read(path, json.loads)
             _refuse_other_inputs(before, environment)
             earlier = [*before.pop("earlier", []), before]
         _write(path, json.dumps({"run_id": self.run_id, **environment, "earlier": earlier}, indent=2) + "\n")
@@ -130,7 +146,7 @@ def place(spec: RunSpec, sweep_dir: Path | None = None, job: int | None = None) 
 
 def _refuse_other_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     problems = [
-        Problem(key, new, f"the run dir began with {old}", "the old one, or another run.dir")
+        Problem(key, now[section]["source"], f"was {old} when the run dir began, and is {new}", _OTHER_INPUTS)
         for key, section, field in (
             ("dataset", "data", "fingerprint"),
             ("model.source", "model", "revision"),
@@ -170,6 +186,24 @@ def _write(path: Path, text: str) -> None:
             # Or a power failure could leave it empty, and the rows beside it of no use.
             os.fsync(file.fileno())
         half.replace(path)
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """What matrix wrote there.
+
+    Raises:
+        DataError: It can't be read, or is something else.
+    """
+    way_out = "the rows are in its folder rows/; give another run.dir"
+    try:
+        found = parse(path.read_text())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror} ({way_out})") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path} is damaged: {str(error).splitlines()[0]} ({way_out})") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is damaged: it isn't what matrix wrote ({way_out})")
+    return found
 
 
 def _half(name: str) -> str:

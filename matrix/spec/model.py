@@ -35,7 +35,7 @@ class Price(Spec):
 class ModelSpec(Spec):
     """A model and the way it fits on GPUs."""
 
-    name: str
+    name: str = Field(min_length=1)
     """Short name: the name it is served under and the one that requests ask for."""
     source: str
     """Where the weights are: `org/name` or `org/name@revision` on the hub, a folder, `s3://...` or `package:NAME`."""
