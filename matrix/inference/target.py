@@ -41,14 +41,8 @@ def check_app(app: str) -> list[Problem]:
     if is_url(app) and not app.startswith(("http://", "https://")):
         return [Problem("app", app, "not an HTTP URL (gRPC isn't there yet)", "app=http://HOST:PORT/v1")]
     if is_url(app) and app.rstrip("/").endswith("/completions"):
-        return [
-            Problem(
-                "app",
-                app,
-                "not a base URL",
-                f"app={app.rstrip('/').removesuffix('/chat/completions').removesuffix('/completions')}",
-            )
-        ]
+        base = app.rstrip("/").removesuffix("/completions").removesuffix("/chat")
+        return [Problem("app", app, "not a base URL", f"app={base}")]
     if not is_url(app) and _HOST_AND_PORT.fullmatch(app):
         return [Problem("app", app, "neither a URL nor a name of an app", f"app=http://{app}")]
     return []

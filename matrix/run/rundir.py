@@ -30,6 +30,7 @@ from matrix.spec.redact import redact
 
 # What may differ when a run dir is given again: it doesn't change what a row says.
 _FREE = ("cluster", "name", "run", "tracker", "workload")
+_OTHER_SPEC = "give the old value, another run.dir, or remove it"
 _OTHER_INPUTS = "give the old content, or another run.dir"
 _FREE_OF_MODEL = ("price",)
 _FREE_OF_ENGINE = ("replicas", "device", "cpus", "kv_cache_gb", "env", "start_timeout_s", "base_url", "api_key_env")
@@ -76,9 +77,7 @@ class RunDir:
         if self.resumed:
             stored = _read(self.path / "spec.yaml", yaml.safe_load)
             problems = [
-                Problem(
-                    key, new, f"the run dir was made with {old}", "give the old value, another run.dir, or remove it"
-                )
+                Problem(key, new, f"the run dir was made with {old}", _OTHER_SPEC)
                 for key, old, new in _differences(_fixed(stored), _fixed(plain))
             ]
             if problems:

@@ -18,6 +18,7 @@ def spec(servers: str) -> RunSpec:
 
 def test_other_servers_are_no_other_run(tmp_path: Path) -> None:
     RunDir(tmp_path / "run").open(spec("http://a/v1"))
+    (tmp_path / "run" / "env.json").write_text('{"run_id": "one"}')
     for servers in ("[http://a/v1,http://b/v1]", "[http://c:1/v1]", "http://a/v1"):
         again = RunDir(tmp_path / "run")
         again.open(spec(servers))
@@ -36,4 +37,22 @@ def test_half_a_spec_is_as_good_as_none(tmp_path: Path) -> None:
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.tmp").touch()
     with pytest.raises(DataError, match="no run dir"):
+        RunDir(tmp_path).open(spec("http://a/v1"))
+
+
+def test_a_first_start_that_failed_binds_nobody(tmp_path: Path) -> None:
+    """It ended before data and model were known, so that there are no rows."""
+    RunDir(tmp_path).open(compose_spec(["engine=openai", "engine.api_key_env=null", "seed=1"]))
+    again = RunDir(tmp_path)
+    again.open(compose_spec(["engine=openai", "engine.api_key_env=null", "seed=2"]))
+    assert not again.resumed
+    assert "seed: 2" in (tmp_path / "spec.yaml").read_text()
+
+
+@pytest.mark.parametrize(("file", "text"), [("env.json", "{"), ("spec.yaml", "a: ["), ("spec.yaml", "text")])
+def test_a_damaged_run_dir_is_said(tmp_path: Path, file: str, text: str) -> None:
+    RunDir(tmp_path).open(spec("http://a/v1"))
+    (tmp_path / "env.json").write_text('{"run_id": "one"}')
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=f"{file} is damaged"):
         RunDir(tmp_path).open(spec("http://a/v1"))

@@ -169,3 +169,12 @@ def test_a_budget_that_cannot_be_kept_is_said(tmp_path: Path, caplog: pytest.Log
     for _ in range(2):
         assert not budget.spend(Counts(ok=1), 0)
     assert caplog.text.count("workload.budget_usd can't be kept") == 1
+
+
+def test_what_an_earlier_start_made_of_the_rows_does_not_go_stale(tmp_path: Path) -> None:
+    arguments = (*questions(tmp_path, 3), "run.dir=here")
+    with FakeEngine.in_thread() as engine:
+        assert run(tmp_path, *against(engine.url), *arguments, "run.rows=parquet").returncode == 0
+        assert run(tmp_path, *against(engine.url), *arguments).returncode == 0
+    names = sorted(file.name for file in (tmp_path / "here").glob("rows.*"))
+    assert names == ["rows.jsonl"]
