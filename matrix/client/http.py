@@ -144,7 +144,9 @@ class ModelClient:
         try:
             sent = await with_images(body) if has_parts(body) else body
             payload = orjson.dumps(sent if isinstance(sent, dict) else dict(sent))
-        except (TypeError, OSError) as error:
+        except OSError as error:
+            raise RequestError("bad_request", f"an image can't be read: {error}", attempts=0) from error
+        except TypeError as error:
             raise RequestError("bad_request", f"the request can't be sent as JSON: {error}", attempts=0) from error
         tokens = estimate_tokens(body) if self.gate.counts_tokens else 0.0
         flight = Flight(path, parse, payload, affinity=affinity, label=label, tokens=tokens)
