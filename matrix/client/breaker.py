@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 OPENS_AFTER = 5
 """Failures in a row that open it. One request that an engine can't digest fails on its own, with successes of others
 around it; five in a row are the engine's fault."""
@@ -36,12 +34,6 @@ class Breaker:
         self.until = 0.0
         self._opened_at = 0.0
         self.unreachable = False
-
-    def state(self, now: float) -> Literal["closed", "open", "half-open"]:
-        """What a request meets now."""
-        if not self.open_s:
-            return "closed"
-        return "open" if now < self.until else "half-open"
 
     def failed(self, now: float, sent_at: float, *, unreachable: bool = False) -> bool:
         """Count a failure.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from types import TracebackType
 
 from matrix.client.concurrency import AdaptiveLimit
 from matrix.client.rates import Rates
@@ -23,8 +22,7 @@ class GateClosedError(Exception):
 class Gate:
     """Lets requests in as the limits allow: in the order in which they came, those that were in before ahead of others.
 
-    `async with gate:` for what reports nothing; otherwise `enter`, and one of `succeeded`, `refused` and `leave`. All
-    are O(1), and a wait may be cancelled at any time.
+    After `enter` comes one of `succeeded`, `refused` and `leave`. All are O(1); a wait may be cancelled at any time.
 
     Args:
         limit: How many may be in; None: any number.
@@ -121,14 +119,6 @@ class Gate:
             if not future.done():
                 future.set_exception(GateClosedError())
         self._new.clear()
-
-    async def __aenter__(self) -> None:
-        await self.enter()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.leave()
 
     def _fits(self, now: float, tokens: float) -> bool:
         return self.limit.admits(now) and (self._rates is None or not self._rates.wait_s(now, tokens))

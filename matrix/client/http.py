@@ -15,7 +15,7 @@ import orjson
 from matrix.client.endpoints import Endpoint, Endpoints, NobodyAnswersError
 from matrix.client.flights import Flight, Flights
 from matrix.client.gate import Gate
-from matrix.client.images import has_parts, with_images
+from matrix.client.images import parts_of, with_images
 from matrix.client.parse import Origin, Parse, parse_chat, parse_completion, parse_embeddings
 from matrix.client.rates import estimate_tokens
 from matrix.client.sessions import Shared, open_session
@@ -142,7 +142,8 @@ class ModelClient:
         self, path: str, parse: Parse, body: Mapping[str, Any], affinity: str | None, label: str
     ) -> Response:
         try:
-            sent = await with_images(body) if has_parts(body) else body
+            parts = parts_of(body)
+            sent = await with_images(body, parts) if parts else body
             payload = orjson.dumps(sent if isinstance(sent, dict) else dict(sent))
         except OSError as error:
             raise RequestError("bad_request", f"an image can't be read: {error}", attempts=0) from error

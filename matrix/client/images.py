@@ -13,33 +13,8 @@ from urllib.parse import unquote, urlsplit
 _ELSEWHERE = ("http://", "https://", "data:")
 
 
-def has_parts(body: Mapping[str, Any]) -> bool:
-    """Whether there is anything but text in a request, so that `with_images` has to look at it."""
-    messages = body.get("messages")
-    return isinstance(messages, list) and any(
-        isinstance(message, dict) and isinstance(message.get("content"), list) for message in messages
-    )
-
-
-async def with_images(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The request with each local image as a `data:` URL; the request itself if it has none.
-
-    An image is local if `image_url` is a path or a `file://` URL, its ending is that of an image and the file exists.
-    Anything else stays as it is: a server may know files that this machine doesn't have.
-
-    Raises:
-        OSError: A file can't be read.
-    """
-    parts = _parts(body)
-    found = parts and {url: file for part in parts if (url := _url(part)) and (file := _local(url))}
-    if not found:
-        return body
-    # Megabytes from a disk that may be far away: other requests go on meanwhile.
-    data = await asyncio.to_thread(lambda: {url: _data_url(file) for url, file in found.items()})
-    return {**body, "messages": [_with_data(message, data) for message in body["messages"]]}
-
-
-def _parts(body: Mapping[str, Any]) -> list[Any]:
+def parts_of(body: Mapping[str, Any]) -> list[Any]:
+    """The content parts of a request's messages; none where all content is text."""
     messages = body.get("messages")
     parts: list[Any] = []
     for message in messages if isinstance(messages, list) else ():
@@ -47,6 +22,23 @@ def _parts(body: Mapping[str, Any]) -> list[Any]:
         if isinstance(content, list):
             parts += content
     return parts
+
+
+async def with_images(body: Mapping[str, Any], parts: list[Any]) -> Mapping[str, Any]:
+    """The request with each local image among its parts as a `data:` URL; the request itself if it has none.
+
+    An image is local if `image_url` is a path or a `file://` URL, its ending is that of an image and the file exists.
+    Anything else stays as it is: a server may know files that this machine doesn't have.
+
+    Raises:
+        OSError: A file can't be read.
+    """
+    found = {url: file for part in parts if (url := _url(part)) and (file := _local(url))}
+    if not found:
+        return body
+    # Megabytes from a disk that may be far away: other requests go on meanwhile.
+    data = await asyncio.to_thread(lambda: {url: _data_url(file) for url, file in found.items()})
+    return {**body, "messages": [_with_data(message, data) for message in body["messages"]]}
 
 
 def _url(part: Any) -> str | None:

@@ -62,13 +62,13 @@ class Column:
         setting: The config's words for it; errors name it.
         paths: Key paths; the first at which a row has a value counts.
         messages: Whether that may be chat messages.
-        text: Whether it may be text.
+        text_at: Those of the paths at which it may be text.
     """
 
     setting: str
     paths: tuple[str, ...]
     messages: bool = True
-    text: bool = True
+    text_at: tuple[str, ...] = ()
 
     def value(self, example: Example) -> str | list[dict[str, Any]]:
         """The text or the messages of a row.
@@ -76,18 +76,18 @@ class Column:
         Raises:
             DataError: The row has no such column, or it holds something else.
         """
-        found = [find(example.columns, path, _MISSING) for path in self.paths]
-        there = [value for value in found if value is not _MISSING]
+        found = [(path, find(example.columns, path, _MISSING)) for path in self.paths]
+        there = [(path, value) for path, value in found if value is not _MISSING]
         if not there:
             raise DataError(f"{self.setting}: row {example.id!r} has only the columns {names(example.columns)}")
         # An empty cell of a csv is no value either.
-        value: Any = next((value for value in there if value is not None and value != ""), None)
-        if self.text and isinstance(value, str) and value.strip():
+        path, value = next(((path, value) for path, value in there if value is not None and value != ""), there[0])
+        if path in self.text_at and isinstance(value, str) and value.strip():
             return value
         if self.messages and _are_messages(value):
             return [_without_nulls(message) for message in value]
         wanted = [
-            *(["text"] if self.text else []),
+            *(["text"] if path in self.text_at else []),
             *(["a list of chat messages such as {'role': 'user', 'content': '...'}"] if self.messages else []),
         ]
         raise DataError(f"{self.setting}: row {example.id!r} holds {shortened(repr(value))}, not {' or '.join(wanted)}")
@@ -184,13 +184,14 @@ def _environment() -> jinja2.Environment:
 def _column(spec: GenerateSpec) -> Column:
     """The column that the spec names, or those to look for."""
     if spec.messages_key is not None:
-        return Column(f"pipeline.messages_key={spec.messages_key}", (spec.messages_key,), text=False)
+        return Column(f"pipeline.messages_key={spec.messages_key}", (spec.messages_key,))
     if spec.text_key is not None:
-        return Column(f"pipeline.text_key={spec.text_key}", (spec.text_key,), messages=False)
-    paths = ("messages", "request.messages", "text", "prompt") if spec.api == "chat" else ("text", "prompt")
+        return Column(f"pipeline.text_key={spec.text_key}", (spec.text_key,), messages=False, text_at=(spec.text_key,))
+    text_at = ("text", "prompt")
+    paths = ("messages", "request.messages", *text_at) if spec.api == "chat" else text_at
     keys = "text_key or messages_key" if spec.api == "chat" else "text_key"
     setting = f"looked for {', '.join(paths)} (pipeline.{keys} names another column)"
-    return Column(setting, paths, messages=spec.api == "chat")
+    return Column(setting, paths, messages=spec.api == "chat", text_at=text_at)
 
 
 def _are_messages(value: Any) -> bool:

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import base64
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from matrix.client.images import with_images
+from matrix.client.images import parts_of, with_images
 
 PIXELS = b"\x89PNG\r\n\x1a\n and so on"
+
+
+async def sent(body: dict[str, Any]) -> Mapping[str, Any]:
+    return await with_images(body, parts_of(body))
 
 
 @pytest.fixture
@@ -31,16 +36,16 @@ def data(kind: str = "image/png") -> str:
 
 async def test_a_path_and_a_file_url_become_data(image: Path) -> None:
     for url in (str(image), f"file://{image}", image.as_uri()):
-        assert await with_images(asking({"url": url, "detail": "low"})) == asking({"url": data(), "detail": "low"})
+        assert await sent(asking({"url": url, "detail": "low"})) == asking({"url": data(), "detail": "low"})
 
 
 async def test_the_url_alone_will_do(image: Path) -> None:
-    assert await with_images(asking(str(image))) == asking({"url": data()})
+    assert await sent(asking(str(image))) == asking({"url": data()})
 
 
 async def test_a_relative_path(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(image.parent)
-    assert await with_images(asking({"url": "a picture.png"})) == asking({"url": data()})
+    assert await sent(asking({"url": "a picture.png"})) == asking({"url": data()})
 
 
 @pytest.mark.parametrize(
@@ -49,13 +54,13 @@ async def test_a_relative_path(image: Path, monkeypatch: pytest.MonkeyPatch) -> 
 )
 async def test_the_ending_says_the_type(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / name).write_bytes(PIXELS)
-    assert await with_images(asking({"url": str(tmp_path / name)})) == asking({"url": data(kind)})
+    assert await sent(asking({"url": str(tmp_path / name)})) == asking({"url": data(kind)})
 
 
 async def test_what_was_given_is_not_changed(image: Path) -> None:
     body = asking({"url": str(image)})
     before = copy.deepcopy(body)
-    await with_images(body)
+    await sent(body)
     assert body == before
 
 
@@ -69,7 +74,7 @@ async def test_everything_else_passes(tmp_path: Path) -> None:
         str(secret),
     ):
         body = asking({"url": url})
-        assert await with_images(body) is body
+        assert await sent(body) is body
     bodies: list[dict[str, Any]] = [
         {"prompt": "a.png"},
         {"messages": "a.png"},
@@ -78,4 +83,4 @@ async def test_everything_else_passes(tmp_path: Path) -> None:
         asking({"url": 5}),
     ]
     for body in bodies:
-        assert await with_images(body) is body
+        assert await sent(body) is body

@@ -318,3 +318,15 @@ def test_help_has_examples_and_imports_little(tmp_path: Path) -> None:
 def test_any_text_reaches_the_config_as_it_is(text: str) -> None:
     (override,) = OverridesParser.create().parse_overrides([f"key={quoted(text)}"])
     assert override.value() == text
+
+
+def test_what_would_be_dropped_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", "one")
+    arguments = ("app=http://127.0.0.1:9/v1", "input=in.jsonl", "output=out.jsonl")
+    done = infer(tmp_path, *arguments, "dataset.path=in.jsonl", "engine.base_url=http://127.0.0.1:8/v1")
+    assert done.returncode == 2
+    assert "input=in.jsonl: another data set is given, too" in done.stderr
+    assert "engine.base_url=http://127.0.0.1:8/v1: app= says who is asked" in done.stderr
+    done = infer(tmp_path, "app=http://127.0.0.1:9/v1/chat/completions", *arguments[1:])
+    assert done.returncode == 2
+    assert "(app=http://127.0.0.1:9/v1)" in done.stderr

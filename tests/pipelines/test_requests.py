@@ -202,3 +202,14 @@ def test_bodies_are_their_own() -> None:
     body["seed"] = 1
     assert requests.build(example) == {"messages": HI, **SENT}
     assert example.columns == {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+def test_text_where_messages_are_looked_for_is_no_prompt() -> None:
+    """A csv has nothing but text: JSON in its column `messages` must not reach a model as it stands."""
+    with pytest.raises(DataError, match="not a list of chat messages"):
+        messages({"messages": '[{"role": "user", "content": "Hi"}]'})
+    assert messages({"prompt": HI}) == HI
+
+
+def test_an_empty_cell_is_no_value() -> None:
+    assert messages({"messages": "", "text": "Hi"}) == HI
