@@ -27,7 +27,7 @@ from matrix.spec import (
     WorkloadSpec,
 )
 from matrix.spec.cluster import AttachCluster, LocalCluster
-from matrix.spec.model import OpenAIEngine
+from matrix.spec.engine import OpenAIEngine
 from matrix.tracking.tracker import check_tracker
 
 _GPU_SHARE = 0.92
@@ -113,7 +113,7 @@ def _fit(cluster: ClusterSpec, engine: EngineSpec, model: ModelSpec) -> list[Pro
     if not isinstance(engine, VllmEngine):
         return []
     weights_gb = model.parameters_b * model.bytes_per_parameter
-    gpus, wanted = gpus_per_node(cluster), model.tensor_parallel * model.pipeline_parallel * engine.replicas
+    gpus, wanted = gpus_per_node(cluster), model.tensor_parallel * model.pipeline_parallel * engine.replicas.max
     if engine.device == "cpu" or (engine.device == "auto" and gpus == 0):
         return _fit_cpu(cluster, engine, model, weights_gb)
     nodes = 1 if isinstance(cluster, LocalCluster) else _nodes(cluster)
@@ -123,11 +123,11 @@ def _fit(cluster: ClusterSpec, engine: EngineSpec, model: ModelSpec) -> list[Pro
         message = f"a tensor parallel group stays inside a node, and a node has {gpus} GPUs (cluster.gpus_per_node)"
         problems.append(Problem("model.tensor_parallel", model.tensor_parallel, message, hint))
     elif wanted > gpus * nodes:
-        needed = f"{engine.replicas} x {model.tensor_parallel} x {model.pipeline_parallel}"
+        needed = f"{engine.replicas.max} x {model.tensor_parallel} x {model.pipeline_parallel}"
         message = f"replicas x TP x PP = {needed} GPUs, the cluster has {nodes} x {gpus}"
         more = f"{'cluster.workers' if isinstance(cluster, SlurmCluster) else 'cluster.nodes'}={-(-wanted // gpus)}"
         hint = "fewer replicas or a smaller model" + ("" if isinstance(cluster, LocalCluster) else f", or {more}")
-        problems.append(Problem("engine.replicas", engine.replicas, message, hint))
+        problems.append(Problem("engine.replicas", engine.replicas.max, message, hint))
     share = float(_args(engine, model).get("gpu_memory_utilization") or _GPU_SHARE)
     room_gb = model.tensor_parallel * model.pipeline_parallel * cluster.gpu_memory_gb * share
     if weights_gb > room_gb:
@@ -143,7 +143,7 @@ def _fit_cpu(cluster: ClusterSpec, engine: VllmEngine, model: ModelSpec, weights
         hint = "a cluster with GPUs (cluster=slurm), or model.tensor_parallel=1 model.pipeline_parallel=1 on the CPU"
         return [Problem("model.tensor_parallel", model.tensor_parallel, message, hint)]
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    needed_gb = (weights_gb + engine.kv_cache_gb) * engine.replicas
+    needed_gb = (weights_gb + engine.kv_cache_gb) * engine.replicas.max
     if isinstance(cluster, LocalCluster) and needed_gb > memory_gb:
         message = f"needs {needed_gb:.0f} GB on the CPU, this machine has {memory_gb:.0f} GB"
         return [Problem("model.name", model.name, message, "a smaller model, or a cluster with GPUs")]

@@ -14,8 +14,9 @@ from tests.checkout import ROOT, files
 # From the bottom up: a module imports from layers below its own, and from its own package.
 LAYERS = (
     {"errors"},
-    {"spec"},
+    {"spec", "wire"},
     {"client", "data", "sandbox"},
+    {"serving"},
     {"cluster", "apps", "models", "pipelines", "agents", "tracking", "jobs"},
     {"check"},
     {"run", "compose", "api"},

@@ -114,7 +114,7 @@ class Session:
         where = "the CPU" if cpu else "GPUs"
         with self._console.stage(f"Loading model {spec.model.name} into vLLM on {where}") as stage:
             name = f"{spec.model.name}-{secrets.token_hex(2)}"
-            self._app, self._app_key = deploy.App(name, engine.replicas, secrets.token_urlsafe(32)), key
+            self._app, self._app_key = deploy.App(name, engine.replicas.max, secrets.token_urlsafe(32)), key
             deploy.deploy(self._app, spec.model, engine, source, log_dir, cpu=cpu)
 
             def show(detail: str) -> None:

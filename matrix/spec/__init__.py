@@ -8,17 +8,43 @@ from pydantic import Field
 
 from matrix.spec.base import Spec
 from matrix.spec.cluster import AttachCluster, ClusterSpec, LocalCluster, SlurmCluster
-from matrix.spec.model import EngineSpec, ModelSpec, OpenAIEngine, Price, SamplingSpec, VllmEngine
+from matrix.spec.engine import (
+    AnthropicEngine,
+    AppEngine,
+    AzureEngine,
+    BedrockEngine,
+    EngineSpec,
+    Gateway,
+    GatewayEngine,
+    GeminiEngine,
+    LlamaApiEngine,
+    OpenAIEngine,
+    Replicas,
+    SagemakerEngine,
+    SglangEngine,
+    SimulatedEngine,
+    VllmEngine,
+)
+from matrix.spec.model import ModelSpec, Price, SamplingSpec
 from matrix.spec.tracker import NoTracker, TrackerSpec, WandbTracker
 from matrix.spec.workload import Concurrency, DatasetSpec, GenerateSpec, Message, PipelineSpec, ScorerSpec, WorkloadSpec
 
 __all__ = [
+    "AnthropicEngine",
+    "AppEngine",
+    "AppSpec",
     "AttachCluster",
+    "AzureEngine",
+    "BedrockEngine",
     "ClusterSpec",
     "Concurrency",
     "DatasetSpec",
     "EngineSpec",
+    "Gateway",
+    "GatewayEngine",
+    "GeminiEngine",
     "GenerateSpec",
+    "LlamaApiEngine",
     "LocalCluster",
     "Message",
     "ModelSpec",
@@ -26,10 +52,14 @@ __all__ = [
     "OpenAIEngine",
     "PipelineSpec",
     "Price",
+    "Replicas",
     "RunOptions",
     "RunSpec",
+    "SagemakerEngine",
     "SamplingSpec",
     "ScorerSpec",
+    "SglangEngine",
+    "SimulatedEngine",
     "SlurmCluster",
     "Spec",
     "TrackerSpec",
@@ -50,6 +80,13 @@ class RunOptions(Spec):
     """Format of the file with all rows that the end of the run writes: `rows.jsonl` or `rows.parquet`."""
 
 
+class AppSpec(Spec):
+    """One more app, beside the one that `engine` and `model` describe."""
+
+    engine: EngineSpec
+    model: ModelSpec
+
+
 class RunSpec(Spec):
     """One experiment."""
 
@@ -65,6 +102,10 @@ class RunSpec(Spec):
     sampling: SamplingSpec
     dataset: DatasetSpec
     pipeline: PipelineSpec
+    apps: dict[str, AppSpec] = {}
+    """More apps, by name."""
+    plan: bool = False
+    """Say what would go where, and start nothing."""
     tracker: TrackerSpec
     workload: WorkloadSpec
     run: RunOptions

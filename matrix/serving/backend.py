@@ -1,0 +1,70 @@
+"""What stands behind a server of ours: a backend answers OpenAI requests, given and answered as plain JSON objects."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+Json = dict[str, Any]
+
+
+class ApiError(Exception):
+    """A request that is refused or failed, as its client gets to see it.
+
+    Attributes:
+        status: HTTP status: 400 the request's own fault, 401 and 403 credentials, 404, 408 and 504 too late, 429 too
+            many requests, 500 and 502 the backend's fault, 503 not now.
+        message: What went wrong, for people.
+        retry_after_s: What to wait before another try (429 and 503); None: it isn't known.
+        kind: OpenAI's `error.type`.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_after_s: float | None = None, kind: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.kind = kind or ("invalid_request_error" if status < 500 else "server_error")
+
+    def body(self) -> Json:
+        """The error object, in OpenAI's shape."""
+        return {"error": {"message": self.message, "type": self.kind, "param": None, "code": self.status}}
+
+
+class Backend(Protocol):
+    """Answers requests. All methods run on one event loop and raise `ApiError` for what they refuse.
+
+    `chat`, `complete` and `embed` give a whole answer (`chat.completion`, `text_completion`, a list of embeddings);
+    `stream_chat` and `stream_complete` give its chunks (`chat.completion.chunk`, ...), `usage` in a last one where
+    `stream_options.include_usage` asks for it. An error before the first chunk is raised from the first `anext`.
+    """
+
+    async def start(self) -> None:
+        """Get ready; called once, before the first request."""
+
+    async def close(self) -> None:
+        """Give everything back; requests under way have ended."""
+
+    def models(self) -> list[str]:
+        """Names that requests may ask for."""
+
+    def problem(self) -> str | None:
+        """Why it can't answer at all, for `/health`; None if it can."""
+
+    def metrics(self) -> str:
+        """What it counts beside the server's own figures, in Prometheus' text format; may be empty."""
+
+    async def chat(self, body: Json) -> Json:
+        """Answer a chat completion request."""
+
+    def stream_chat(self, body: Json) -> AsyncIterator[Json]:
+        """The same in chunks."""
+
+    async def complete(self, body: Json) -> Json:
+        """Answer a text completion request."""
+
+    def stream_complete(self, body: Json) -> AsyncIterator[Json]:
+        """The same in chunks."""
+
+    async def embed(self, body: Json) -> Json:
+        """Answer a request for embeddings."""

@@ -1,0 +1,1 @@
+"""Other vendors' APIs behind OpenAI's."""

@@ -1,0 +1,1 @@
+"""The gRPC face of an engine: its messages, and what they are as OpenAI's JSON."""
