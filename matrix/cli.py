@@ -6,6 +6,7 @@ import gc
 import os
 import shlex
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,25 @@ USAGE = """\
 usage: matrix run [overrides]     compose one experiment and run it (matrix run --help: groups and keys)
        matrix inference app=URL_OR_NAME input=FILES output=FILE [overrides]
                                   send rows to a model that is served already (matrix inference --help)
+       matrix deploy_applications [--action add|replace|remove] [overrides]
+                                  deploy apps that stay (matrix deploy_applications --help)
+       matrix status              nodes, apps and their replicas
+       matrix check_health app=NAME
+                                  ask an app something
+       matrix stop_cluster        stop the local cluster that deploy_applications started
        matrix --version
 
 An override is group=option or any.key=value; -m sweeps. In a checkout, `python run.py` is the same as `matrix run`.
 """
 
+
+_COMMANDS = {
+    "deploy_applications": "deploy",
+    "status": "status",
+    "check_health": "health",
+    "stop_cluster": "stop",
+}
+"""Commands, and the modules in `matrix.commands` that they are in."""
 
 HELP = """\
 matrix: one config, one experiment of LLM generation at scale.
@@ -66,6 +81,8 @@ def main() -> None:
         from matrix.inference import command
 
         sys.exit(command.main(arguments[1:]))
+    elif arguments and arguments[0] in _COMMANDS:
+        sys.exit(_command(arguments[0], arguments[1:]))
     elif arguments == ["--version"]:
         print(f"matrix {__version__}")
     elif arguments in ([], ["-h"], ["--help"]):
@@ -73,6 +90,22 @@ def main() -> None:
     else:
         print(f"matrix: no such command: {arguments[0]}\n\n{USAGE}", end="", file=sys.stderr)
         sys.exit(2)
+
+
+def _command(name: str, arguments: list[str]) -> int:
+    """Run one of the commands that have no run dir; returns its exit code."""
+    module = import_module(f"matrix.commands.{_COMMANDS[name]}")
+    if {"-h", "--help"} & set(arguments):
+        print(module.HELP, end="")
+        return 0
+    try:
+        code: int = module.main(arguments)
+    except MatrixError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return code
 
 
 def run() -> None:

@@ -5,6 +5,7 @@ This module and `matrix.cli` are the only ones that know Hydra.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,12 +34,28 @@ CONFIG_DIR = str(_CHECKOUT if (_CHECKOUT / "config.yaml").is_file() else Path(__
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
 # Mappings whose keys are the engine's own names: an override may add to them without Hydra's `+`.
-_OPEN_MAPPINGS = ("engine.args.", "engine.env.", "model.args.", "sampling.extra.")
+_OPEN = re.compile(r"(apps\.[^.=]+\.)?(engine\.args|engine\.env|model\.args)\.|sampling\.extra\.")
+_APP_GROUP = re.compile(r"apps\.(?P<app>[^.=]+)\.(?P<group>engine|model)=(?P<options>[^{\[].*)")
 
 
 def open_mappings(arguments: Iterable[str]) -> list[str]:
-    """Return command line arguments with `engine.args.x=1` turned into Hydra's `++engine.args.x=1`."""
-    return [f"++{argument}" if argument.startswith(_OPEN_MAPPINGS) else argument for argument in arguments]
+    """Return command line arguments in Hydra's own words where ours are shorter.
+
+    `engine.args.x=1` is `++engine.args.x=1`; `apps.judge.model=llama8b` is `+model@apps.judge.model=llama8b`, and brings
+    `engine=vllm` along for an app that isn't given one.
+    """
+    given = list(arguments)
+    groups = [found for found in map(_APP_GROUP.fullmatch, given) if found]
+    with_engine = {found["app"] for found in groups if found["group"] == "engine"}
+    apps = dict.fromkeys(found["app"] for found in groups)
+    added = [f"+engine@apps.{app}.engine=vllm" for app in apps if app not in with_engine]
+    return [_opened(argument) for argument in given] + added
+
+
+def _opened(argument: str) -> str:
+    if found := _APP_GROUP.fullmatch(argument):
+        return f"+{found['group']}@apps.{found['app']}.{found['group']}={found['options']}"
+    return f"++{argument}" if _OPEN.match(argument) else argument
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:

@@ -1,37 +1,68 @@
-"""Deploy an engine on the connected Ray cluster, and wait until its replicas can be talked to."""
+"""Put apps on the connected Ray cluster, wait until they can be talked to, and take them away."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from matrix.apps.directory import AppRecord, directory
-from matrix.apps.vllm import VllmReplica, engine_environment, serve_command
+from matrix.apps.directory import DEPLOYMENT, AppRecord, directory
+from matrix.apps.launch import launch_of
+from matrix.apps.replica import Replica
+from matrix.apps.status import AppStatus, look
 from matrix.errors import AppError
 from matrix.models.source import ResolvedModel
-from matrix.spec import ModelSpec, VllmEngine
+from matrix.spec import EngineSpec, ModelSpec
 from matrix.spec.redact import redact
 
 _POLL_S = 0.25
-_DEPLOYMENT = "engine"
+_HEALTH_PERIOD_S = 2.0
+_PLACED_S = 60.0
+_END_S = 15.0
+"""Seconds for the processes of an engine to end, once it is drained."""
+_NOT_IN_VERSION = {"replicas", "start_timeout_s", "drain_timeout_s", "hang_timeout_s"}
+"""What of an engine can change without new replicas."""
 
 
 @dataclass(frozen=True)
 class App:
-    """A deployed engine.
+    """An app as it should be.
 
     Attributes:
-        name: Name of the Serve application.
-        replicas: How many there should be.
-        api_key: What its servers ask for.
+        name: What it is known by.
+        engine: What serves the model.
+        model: The model.
+        source: Where its weights are; None for an engine that needs none.
+        cpu: Serve on the CPU.
+        bundles: Resources of a replica, one bundle for each node that it spans.
     """
 
     name: str
-    replicas: int
-    api_key: str
+    engine: EngineSpec
+    model: ModelSpec
+    source: ResolvedModel | None
+    cpu: bool
+    bundles: list[dict[str, float]]
+
+    def renamed(self, name: str) -> App:
+        """The same app under another name."""
+        return replace(self, name=name)
+
+    @property
+    def version(self) -> str:
+        """Fingerprint of all that a replica of it depends on."""
+        parts = [
+            self.engine.model_dump(mode="json", exclude=_NOT_IN_VERSION),
+            self.model.model_dump(mode="json", exclude={"card", "price", "parameters_b", "kv_bytes_per_token"}),
+            None if self.source is None else [self.source.path, self.source.revision, self.source.checksum],
+            self.cpu,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def start_serve() -> None:
@@ -42,122 +73,132 @@ def start_serve() -> None:
     serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False})
 
 
-def deploy(app: App, model: ModelSpec, engine: VllmEngine, source: ResolvedModel, log_dir: Path, *, cpu: bool) -> None:
-    """Ask Ray Serve for the engine's replicas; returns at once.
-
-    Args:
-        app: What the deployed app will be known by.
-        model: What is served.
-        engine: How it is served.
-        source: Where the weights are.
-        log_dir: Folder for the engines' logs.
-        cpu: Serve on the CPU.
-    """
-    import ray
-    from ray import serve
-
-    ray.get(directory().register.remote(_record(app, model, engine)))
-    # Only a hub id has a revision that the engine could ask for.
-    revision = None if Path(source.path).is_dir() else source.revision
-    gpus = model.tensor_parallel * model.pipeline_parallel
-    options: dict[str, object] = (
-        {"num_cpus": engine.cpus} if cpu else {"num_cpus": engine.cpus * gpus, "num_gpus": gpus}
-    )
-    deployment = serve.deployment(
-        VllmReplica,
-        name=_DEPLOYMENT,
-        num_replicas=app.replicas,
-        ray_actor_options=options,
-        max_constructor_retry_count=1,
-        health_check_period_s=5,
-        graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=10,
-    )
-    application = deployment.bind(
-        app.name,
-        serve_command(model, engine, source.path, revision, cpu=cpu),
-        engine_environment(engine, app.api_key, cpu=cpu),
-        str(log_dir),
-        engine.start_timeout_s,
-    )
-    target = serve.RunTarget(application, name=app.name, route_prefix=None)
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-
-
-def wait_until_healthy(app: App, timeout_s: float, on_detail: Callable[[str], None]) -> list[str]:
-    """Wait until all replicas of the app answer.
+def deploy(app: App, log_dir: Path, *, kept: bool, surge: bool = True) -> None:
+    """Ask Ray Serve for an app, or for a change of the one of this name; returns at once.
 
     Args:
         app: The app.
-        timeout_s: Seconds until it is given up.
-        on_detail: Told what the app waits for, again and again.
-
-    Returns:
-        The replicas' base URLs.
-
-    Raises:
-        AppError: The app failed or took too long, with the engine's own last lines.
+        log_dir: Folder for the engines' logs.
+        kept: It stays when this process ends.
+        surge: New replicas come up before the old ones go; without, it needs no more room than it has.
     """
+    import ray
     from ray import serve
 
-    deadline = time.monotonic() + timeout_s
+    known = next((record for record in ray.get(directory().apps.remote()) if record.name == app.name), None)
+    ray.get(directory().register.remote(_record(app, kept=kept)))
+    if known is not None and known.version == app.version:
+        # Only limits can differ, which the directory looks after.
+        return
+    engine = app.engine
+    api_key = ray.get(directory().api_key.remote())
+    first = app.bundles[0]
+    options: dict[str, Any] = {
+        "ray_actor_options": {
+            "num_cpus": first.get("CPU", 0),
+            "num_gpus": first.get("GPU", 0),
+            "resources": {name: amount for name, amount in first.items() if name not in ("CPU", "GPU")},
+        }
+    }
+    if len(app.bundles) > 1:
+        options |= {"placement_group_bundles": app.bundles, "placement_group_strategy": "STRICT_SPREAD"}
+    deployment = serve.deployment(
+        Replica,
+        name=DEPLOYMENT,
+        num_replicas=max(engine.replicas.min, 1),
+        max_constructor_retry_count=1,
+        max_surge_percent=100 if surge else 0,
+        health_check_period_s=_HEALTH_PERIOD_S,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=engine.drain_timeout_s + _END_S,
+        **options,
+    )
+    launch = launch_of(engine, app.model, app.source, api_key, cpu=app.cpu, nodes=len(app.bundles))
+    limits = {"start": engine.start_timeout_s, "drain": engine.drain_timeout_s, "hang": engine.hang_timeout_s}
+    bound = deployment.bind(app.name, app.version, launch, str(log_dir), limits)
+    target = serve.RunTarget(bound, name=app.name, route_prefix=None, external_scaler_enabled=True)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def wait_until_healthy(apps: Sequence[App], on_status: Callable[[list[AppStatus]], None]) -> None:
+    """Wait until all replicas of the apps answer.
+
+    Args:
+        apps: The apps; each has its engine's `start_timeout_s`.
+        on_status: Told what they wait for, again and again.
+
+    Raises:
+        AppError: One failed or took too long, with the engine's own last lines.
+    """
+    began = time.monotonic()
     while True:
-        found = urls(app)
-        if len(found) == app.replicas:
-            return found
-        status = serve.status().applications.get(app.name)
-        details = _details(app.name)
-        if status is not None and status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise AppError(f"app {app.name} failed: " + (details or status.message))
-        if time.monotonic() > deadline:
-            raise AppError(f"app {app.name} is not healthy after {timeout_s:.0f} s: {details or _placement(status)}")
-        on_detail(details or _placement(status))
+        statuses = [look(app.name, app.version, max(app.engine.replicas.min, 1)) for app in apps]
+        on_status(statuses)
+        for app, status in zip(apps, statuses, strict=True):
+            if status.phase == "failed":
+                raise AppError(f"app {app.name} failed: {status.detail}")
+            late = time.monotonic() - began > app.engine.start_timeout_s
+            if late and status.phase != "healthy":
+                what = f"is not healthy after {app.engine.start_timeout_s:.0f} s ({status.phase})"
+                raise AppError(f"app {app.name} {what}: {status.detail}")
+        if all(status.phase == "healthy" for status in statuses):
+            return
         time.sleep(_POLL_S)
 
 
-def urls(app: App) -> list[str]:
-    """Base URLs of the replicas that are ready."""
+def wait_until_placed(app: App, on_status: Callable[[list[AppStatus]], None]) -> None:
+    """Wait until the app has its resources, or it is plain that it doesn't get them soon."""
+    began = time.monotonic()
+    while time.monotonic() - began < _PLACED_S:
+        status = look(app.name, app.version, max(app.engine.replicas.min, 1))
+        on_status([status])
+        if status.phase not in ("pending", "scheduling"):
+            return
+        time.sleep(_POLL_S)
+
+
+def urls(name: str, *, grpc: bool = False) -> list[str]:
+    """Base URLs of the replicas of an app that are ready; one that is scaled to zero gets a replica for it."""
     import ray
 
-    return [state.url for state in ray.get(directory().replicas.remote(app.name)) if state.url]
+    states = ray.get(directory().want.remote(name))
+    found = [state.grpc_url if grpc else state.url for state in states]
+    return [url for url in found if url]
 
 
-def is_healthy(app: App) -> bool:
+def is_healthy(name: str) -> bool:
     """Whether Ray Serve holds the app for running."""
     from ray import serve
 
-    status = serve.status().applications.get(app.name)
+    status = serve.status().applications.get(name)
     return status is not None and status.status == "RUNNING"
 
 
-def remove(app: App) -> None:
-    """Remove the app and its replicas; returns when they are gone."""
+def remove(name: str, *, patient: bool) -> None:
+    """Remove an app and its replicas; returns when they are gone.
+
+    Args:
+        name: The app.
+        patient: Let them finish what they are working on.
+    """
     import ray
     from ray import serve
 
-    serve.delete(app.name)
-    ray.get(directory().forget.remote(app.name))
+    ray.get(directory().forget.remote(name, patient=patient))
+    serve.delete(name)
+    ray.get(directory().forget.remote(name, patient=False))
 
 
-def _record(app: App, model: ModelSpec, engine: VllmEngine) -> AppRecord:
+def _record(app: App, *, kept: bool) -> AppRecord:
+    model, engine = app.model, app.engine
     args = {
-        "model": model.source,
+        "model": model.source or model.name,
         "served_model_name": model.name,
-        "replicas": app.replicas,
+        "replicas": engine.replicas.model_dump(),
         "max_model_len": model.context_length,
         "tensor_parallel_size": model.tensor_parallel,
         "pipeline_parallel_size": model.pipeline_parallel,
-        **redact(model.args | engine.args),
+        **redact(model.args | getattr(engine, "args", {})),
     }
-    return AppRecord(app.name, model.name, _DEPLOYMENT, app.api_key, args)
-
-
-def _details(name: str) -> str:
-    import ray
-
-    return "; ".join(state.detail for state in ray.get(directory().replicas.remote(name)) if not state.url)
-
-
-def _placement(status: object) -> str:
-    messages = [deployment.message for deployment in getattr(status, "deployments", {}).values()]
-    return "; ".join(message for message in messages if message) or "waiting for Ray Serve to place the replica"
+    spec = redact({"engine": engine.model_dump(mode="json"), "model": model.model_dump(mode="json")})
+    return AppRecord(app.name, model.name, engine.kind, app.version, engine.replicas, args, spec, kept)

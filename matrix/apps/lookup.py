@@ -5,16 +5,43 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from matrix.apps.directory import AppRecord, ReplicaState, existing_directory
+from matrix.apps.directory import DEPLOYMENT, AppRecord, ReplicaState, existing_directory
 from matrix.errors import AppError, did_you_mean
 
 _LOG = logging.getLogger(__name__)
 
 _TIMEOUT_S = 30.0
+
+
+def all_apps() -> list[AppRecord]:
+    """Every app of the cluster, the one deployed last at the end."""
+    directory = existing_directory()
+    apps: list[AppRecord] = [] if directory is None else _get(directory.apps.remote())
+    return apps
+
+
+def door_addresses() -> dict[str, Any] | None:
+    """Where the front door is (`url`, `port`, `grpc_url`, `grpc_port`); None if the cluster has none."""
+    directory = existing_directory()
+    found: dict[str, Any] | None = None if directory is None else _get(directory.door.remote())
+    return found
+
+
+def cluster_key() -> str:
+    """What all apps of the cluster ask for.
+
+    Raises:
+        AppError: No app was ever deployed.
+    """
+    directory = existing_directory()
+    if directory is None:
+        raise AppError("no app was ever deployed on this cluster, so that it has no key yet")
+    key: str = _get(directory.api_key.remote())
+    return key
 
 
 def find_app(name: str, model_name: str | None = None) -> AppRecord:
@@ -27,8 +54,7 @@ def find_app(name: str, model_name: str | None = None) -> AppRecord:
     Raises:
         AppError: There is no such app, or more than one; names those that there are.
     """
-    directory = existing_directory()
-    apps: list[AppRecord] = [] if directory is None else _get(directory.apps.remote())
+    apps = all_apps()
     found = [app for app in apps if app.name == name] or [app for app in apps if app.model_name == (model_name or name)]
     if len(found) == 1:
         return found[0]
@@ -52,26 +78,30 @@ def replicas_of(name: str) -> list[ReplicaState]:
     return found
 
 
-def urls_of(name: str) -> list[str]:
+def urls_of(name: str, *, grpc: bool = False) -> list[str]:
     """Base URLs of its replicas that are ready."""
-    return [state.url for state in replicas_of(name) if state.url]
+    found = [state.grpc_url if grpc else state.url for state in replicas_of(name)]
+    return [url for url in found if url]
 
 
-def describe(app: AppRecord, urls: Sequence[str]) -> dict[str, Any]:
+def describe(
+    app: AppRecord, urls: Sequence[str], grpc_urls: Sequence[str], door: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """An app's metadata, without its endpoints, as `matrix.Cli` hands it out.
 
-    Each replica has a port of its own and no proxy stands before them: port and template are the first replica's.
+    Port and template are those of the front door; without one those of the first replica.
     """
-    port = urlsplit(urls[0]).port if urls else None
+    port = door["port"] if door else urlsplit(urls[0]).port if urls else None
+    prefix = f"/{app.name}" if door else ""
     return {
         "name": app.name,
         "http_port": port,
-        "grpc_port": None,
-        "route_prefix": "",
+        "grpc_port": door["grpc_port"] if door else urlsplit(grpc_urls[0]).port if grpc_urls else None,
+        "route_prefix": prefix,
         "model_name": app.model_name,
-        "deployment_name": app.deployment,
-        "use_grpc": False,
-        "endpoint_template": f"http://{{host}}:{port}/v1" if port else None,
+        "deployment_name": DEPLOYMENT,
+        "use_grpc": bool(grpc_urls),
+        "endpoint_template": f"http://{{host}}:{port}{prefix}/v1" if port else None,
         "app_type": "llm",
         "args": dict(app.args),
         "api_key": app.api_key,

@@ -17,9 +17,6 @@ _LOG = logging.getLogger(__name__)
 
 _REFRESH_GAP_S = 1.0
 _REFRESH_TIMEOUT_S = 10.0
-_STALE_S = 30.0
-"""The set is refreshed this often without any failure: a replica that was replaced comes back at another address, and
-those that are left don't fail."""
 
 _SPILL_FLOOR = 4
 """Up to here a replica isn't loaded: an engine decodes a handful of requests together at nearly the cost of one."""
@@ -82,7 +79,9 @@ class Endpoints:
     Args:
         urls: Base URLs, each up to and including `/v1`; at least one.
         refresh: Returns the URLs as they are now. Asked in the background after a failure, at most once a second, and
-            every 30 s of use; has 10 s to answer. If it raises a MatrixError, OSError or TimeoutError the set stays.
+            regularly; has 10 s to answer. If it raises a MatrixError, OSError or TimeoutError the set stays.
+        refresh_every_s: How often it is asked without a failure: a replica that was replaced comes back at another
+            address, and those that are left don't fail.
         fallback: Base URL of a front door that reaches all replicas.
         first_contact_s: How long `take` waits for a set of which no replica ever answered: more likely a wrong URL than
             an engine that starts again.
@@ -94,6 +93,7 @@ class Endpoints:
         urls: Sequence[str],
         refresh: Refresh | None = None,
         *,
+        refresh_every_s: float = 30.0,
         fallback: str | None = None,
         first_contact_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
@@ -108,6 +108,7 @@ class Endpoints:
         self._why = ""
         self._turn = self._outstanding = 0
         self._ask = refresh
+        self._ask_every_s = refresh_every_s
         self._asked_at = clock()
         self._asking: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
@@ -143,7 +144,7 @@ class Endpoints:
             None if no breaker lets a request through, and the front door, if there is one, doesn't either.
         """
         now = self._clock()
-        if self._ask is not None and now - self._asked_at > _STALE_S:
+        if self._ask is not None and now - self._asked_at > self._ask_every_s:
             self._refresh(now, self._ask)
         if now >= self._due_at and (probe := self._open_again(now, avoid)):
             return self._taken(probe)

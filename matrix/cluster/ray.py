@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matrix.cluster.kept import find_kept
 from matrix.cluster.reaper import MARK
 from matrix.errors import ClusterError
 from matrix.spec import AttachCluster, ClusterSpec, LocalCluster, SlurmCluster
@@ -105,6 +106,10 @@ def _start_local(spec: LocalCluster) -> RayCluster:
 
 
 def _attach(spec: AttachCluster) -> RayCluster:
+    asked = spec
+    kept = find_kept() if spec.address == "auto" else None
+    if kept is not None:
+        spec = kept.attach(spec.start_timeout_s)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if spec.token_path:
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(Path(spec.token_path).expanduser())
@@ -118,7 +123,7 @@ def _attach(spec: AttachCluster) -> RayCluster:
         # Ray would take the machine's other address instead, where a cluster of loopback doesn't listen.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     _init(what, address=spec.address)
-    return RayCluster(spec, None)
+    return RayCluster(asked, None)
 
 
 def _refuse_dead(what: str, host: str, port: int) -> None:

@@ -19,7 +19,7 @@ from matrix.models.source import ResolvedModel, resolve
 from matrix.pipelines.generate import Work, open_work
 from matrix.pipelines.metrics import summarise
 from matrix.run.budget import BUDGET_EXIT_CODE, Budget
-from matrix.run.console import Console, log
+from matrix.run.console import Console, Stage, log
 from matrix.run.drivers import Drivers
 from matrix.run.environment import describe_environment
 from matrix.run.progress import Progress, reported
@@ -28,7 +28,7 @@ from matrix.run.rundir import RunDir
 from matrix.run.session import Served, Session, check_launch
 from matrix.run.stop import Interrupted, run_async
 from matrix.run.workload import Workload
-from matrix.spec import RunSpec, VllmEngine
+from matrix.spec import RunSpec, SglangEngine, VllmEngine
 from matrix.spec.redact import redact, redact_arguments
 from matrix.tracking.tracker import JobInfo, Tracker, make_tracker
 
@@ -122,7 +122,8 @@ class _Run:
     def execute(self) -> dict[str, Any]:
         with self._console.stage(f"Reading data set {self._spec.dataset.name}"):
             dataset = load(self._spec.dataset)
-        source = self._resolve_model()
+        sources = self._resolve_models()
+        source = sources.get(self._spec.main_app)
         with Journal(self._dir.rows, "driver") as journal:
             # Only the one that holds the journal may write to the run dir.
             self._dir.write_environment(self._environment(dataset, source))
@@ -136,7 +137,7 @@ class _Run:
                 log.info("Nothing is asked for")
             elif total is None or len(done) < total:
                 self._dir.drop_results()
-                served = self._session.serve(self._spec, source, self._dir.path)
+                served = self._session.serve(self._spec, sources, self._dir.path)
                 progress.started = time.monotonic()
                 work = open_work(dataset, self._spec.trials, done)
                 run_async(self._work(work, served, journal, progress, budget))
@@ -146,16 +147,21 @@ class _Run:
         stopped = budget.is_spent and (total is None or progress.done < total)
         return self._summarise(progress, served, stopped=stopped)
 
-    def _resolve_model(self) -> ResolvedModel | None:
-        if not isinstance(self._spec.engine, VllmEngine):
-            return None
-        with self._console.stage(f"Finding model {self._spec.model.source}") as stage:
+    def _resolve_models(self) -> dict[str, ResolvedModel]:
+        """Weights of all apps that load some."""
+        found = {}
+        for name, app in self._spec.all_apps().items():
+            source = app.model.source
+            if not isinstance(app.engine, VllmEngine | SglangEngine) or source is None:
+                continue
+            with self._console.stage(f"Finding model {source}") as stage:
 
-            def say(detail: str) -> None:
-                log.info("%s", detail)
-                stage.detail = detail
+                def say(detail: str, stage: Stage = stage) -> None:
+                    log.info("%s", detail)
+                    stage.detail = detail
 
-            return resolve(self._spec.model.source, say)
+                found[name] = resolve(source, say)
+        return found
 
     def _environment(self, dataset: Dataset, source: ResolvedModel | None) -> dict[str, Any]:
         model = {"source": self._spec.model.source, "revision": None, "checksum": None}

@@ -1,15 +1,14 @@
-"""What jobs of one process share: the cluster, and the engine as long as the next job wants the same one."""
+"""What jobs of one process share: the cluster, and the apps as long as the next job wants the same ones."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matrix.check import gpus_per_node
 from matrix.cluster.ray import RayCluster, connect, not_launched
@@ -17,10 +16,14 @@ from matrix.errors import AppError
 from matrix.models.source import ResolvedModel
 from matrix.run.console import Console, log
 from matrix.run.stop import undisturbed
-from matrix.spec import OpenAIEngine, RunSpec, SlurmCluster, VllmEngine
+from matrix.spec import AppSpec, GatewayEngine, LocalCluster, OpenAIEngine, RunSpec, SlurmCluster
 
 if TYPE_CHECKING:
     from matrix.apps.deploy import App
+    from matrix.apps.local import LocalServer
+    from matrix.apps.status import AppStatus
+
+Sources = Mapping[str, ResolvedModel | None]
 
 
 @dataclass(frozen=True)
@@ -28,65 +31,76 @@ class Served:
     """Where a model can be talked to.
 
     Attributes:
-        urls: Base URLs of its servers, each up to and including `/v1`.
+        urls: Base URLs of its servers, each up to and including `/v1`, or `grpc://HOST:PORT`.
         api_key: What they ask for; None: nothing.
         waited_s: Seconds from asking for it to its being ready, cluster included.
         engine_s: The engine's own part of it; 0 when it was up.
-        app: The app whose replicas they are; None for servers that are none of ours.
+        app: Name of the app whose replicas they are; None for servers that are none of ours.
+        grpc: They are talked to by gRPC.
+        front_door: Base URL that reaches all replicas of the app, if the cluster has one.
     """
 
     urls: list[str]
     api_key: str | None
     waited_s: float
     engine_s: float
-    app: App | None = None
+    app: str | None = None
+    grpc: bool = False
+    front_door: str | None = None
 
     def refresh(self) -> Callable[[], Awaitable[list[str]]] | None:
         """What gives the app's URLs as they are now, in any process of the cluster; None where there is none to ask."""
-        app = self.app
+        app, grpc = self.app, self.grpc
         if app is None:
             return None
         from matrix.apps.deploy import urls
 
-        return lambda: asyncio.to_thread(urls, app)
+        return lambda: asyncio.to_thread(urls, app, grpc=grpc)
 
 
 class Session:
-    """Cluster and engine of this process; close it to end what it started."""
+    """Cluster and apps of this process; close it to end what it started."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._cluster: RayCluster | None = None
-        self._app: App | None = None
-        self._app_key: Any = None
+        self._mine: dict[str, App] = {}
+        self._used: dict[str, str] = {}
+        self._local: tuple[AppSpec, LocalServer] | None = None
 
-    def serve(self, spec: RunSpec, source: ResolvedModel | None, log_dir: Path) -> Served:
-        """Make the spec's model available: as it is if the job before had the same, else on the cluster.
+    def serve(self, spec: RunSpec, sources: Sources, log_dir: Path) -> Served:
+        """Make the spec's apps available: as they are if the job before had the same, else on the cluster.
+
+        Args:
+            spec: The spec.
+            sources: Weights of its apps' models, by the names in `spec.all_apps()`.
+            log_dir: Folder for the engines' logs.
 
         Raises:
             ClusterError: The cluster could not be had.
-            AppError: The engine failed.
+            AppError: An engine failed, or can't be placed.
         """
         started = time.monotonic()
-        if spec.workload.drivers > 1:
+        deployed = {name: app for name, app in spec.all_apps().items() if not runs_by_itself(name, spec)}
+        if spec.workload.drivers > 1 or deployed:
             self._join(spec)
+        engine_s = self._deploy(spec, deployed, sources, log_dir) if deployed else 0.0
+        waited_s = time.monotonic() - started
+        if spec.main_app in deployed:
+            return self._served(spec, waited_s, engine_s)
         if isinstance(spec.engine, OpenAIEngine):
             key = os.environ[spec.engine.api_key_env] if spec.engine.api_key_env else None
-            return Served(spec.engine.urls, key, time.monotonic() - started, 0.0)
-        assert source is not None  # noqa: S101 - only a server that is already there has no source
-        self._join(spec)
-        engine_s = self._deploy(spec, spec.engine, source, log_dir)
-        from matrix.apps.deploy import urls
-
-        assert self._app is not None  # noqa: S101 - deployed above
-        return Served(urls(self._app), self._app.api_key, time.monotonic() - started, engine_s, self._app)
+            return Served(spec.engine.urls, key, waited_s, engine_s)
+        server = self._serve_locally(AppSpec(engine=spec.engine, model=spec.model), log_dir)
+        return Served([server.url], server.api_key, time.monotonic() - started, engine_s)
 
     def close(self) -> None:
-        """Remove the engine, and the cluster if this process started it."""
+        """Remove what this process started, and the cluster if that is its own."""
+        self._end_local()
         if self._cluster is None:
             return
         with undisturbed(), self._console.stage("Stopping the engine and the cluster"):
-            self._remove_app()
+            self._remove(list(self._mine))
             self._cluster.stop()
             self._cluster = None
 
@@ -101,35 +115,93 @@ class Session:
             self._cluster = connect(spec.cluster)
             start_serve()
 
-    def _deploy(self, spec: RunSpec, engine: VllmEngine, source: ResolvedModel, log_dir: Path) -> float:
+    def _deploy(self, spec: RunSpec, wanted: Mapping[str, AppSpec], sources: Sources, log_dir: Path) -> float:
+        """Bring the apps up that aren't there; returns the seconds that took."""
         from matrix.apps import deploy
+        from matrix.apps.lookup import all_apps
+        from matrix.apps.placing import make_app, place
 
-        key = (spec.model, engine, source)
-        if self._app is not None and self._app_key == key and deploy.is_healthy(self._app):
-            log.info("Model %s is up from the job before", spec.model.name)
+        gpus = gpus_per_node(spec.cluster)
+        apps = [make_app(name, app, sources.get(name), gpus) for name, app in wanted.items()]
+        running = {(record.model_name, record.version): record for record in all_apps()}
+        self._used = {}
+        new: list[App] = []
+        for app in apps:
+            record = running.get((app.model.name, app.version))
+            if record is not None and deploy.is_healthy(record.name):
+                log.info("App %s is up (model %s)", record.name, app.model.name)
+                self._used[app.name] = record.name
+            else:
+                new.append(app)
+        self._remove([name for name in self._mine if name not in self._used.values()])
+        if not new:
             return 0.0
-        self._remove_app()
-        cpu = _on_cpu(spec, engine)
         started = time.monotonic()
-        where = "the CPU" if cpu else "GPUs"
-        with self._console.stage(f"Loading model {spec.model.name} into vLLM on {where}") as stage:
-            name = f"{spec.model.name}-{secrets.token_hex(2)}"
-            self._app, self._app_key = deploy.App(name, engine.replicas.max, secrets.token_urlsafe(32)), key
-            deploy.deploy(self._app, spec.model, engine, source, log_dir, cpu=cpu)
+        taken = {record.name for record in all_apps()}
+        titles = ", ".join(f"{app.model.name} into {app.engine.kind}" for app in new)
+        where = "the CPU" if all(app.cpu for app in new) else "GPUs"
+        with self._console.stage(f"Loading {titles} on {where}") as stage:
+            renamed = [app.renamed(f"{app.name}-{app.version[:4]}") if app.name in taken else app for app in new]
+            for before, app in zip(new, renamed, strict=True):
+                self._used[before.name], self._mine[app.name] = app.name, app
 
-            def show(detail: str) -> None:
-                stage.detail = detail
+            def show(statuses: list[AppStatus]) -> None:
+                stage.detail = "; ".join(map(str, statuses))
 
-            deploy.wait_until_healthy(self._app, engine.start_timeout_s, show)
+            place(renamed, log_dir, log.warning, show, kept=False, grows=spec.cluster.kind != "local")
         return time.monotonic() - started
 
-    def _remove_app(self) -> None:
-        if self._app is None:
+    def _served(self, spec: RunSpec, waited_s: float, engine_s: float) -> Served:
+        from matrix.apps import deploy
+        from matrix.apps.lookup import door_addresses, find_app
+
+        name, grpc = self._used[spec.main_app], spec.workload.use_grpc
+        began = time.monotonic()
+        while not (found := deploy.urls(name, grpc=grpc)):
+            # It was scaled to zero; asking for it brings it back.
+            if time.monotonic() - began > spec.engine.start_timeout_s:
+                raise AppError(f"app {name} has no replica after {spec.engine.start_timeout_s:.0f} s")
+            time.sleep(0.25)
+        waited_s += time.monotonic() - began
+        door = None if grpc else door_addresses()
+        front_door = f"{door['url']}/{name}/v1" if door else None
+        return Served(found, find_app(name).api_key, waited_s, engine_s, name, grpc, front_door)
+
+    def _serve_locally(self, app: AppSpec, log_dir: Path) -> LocalServer:
+        if self._local is not None and self._local[0] == app and self._local[1].is_up():
+            return self._local[1]
+        from matrix.apps.local import LocalServer
+
+        self._end_local()
+        with self._console.stage(f"Starting the gateway to {app.engine.kind}"):
+            self._local = app, LocalServer(app.engine, app.model, log_dir)
+        return self._local[1]
+
+    def _end_local(self) -> None:
+        if self._local is not None:
+            self._local[1].end()
+            self._local = None
+
+    def _remove(self, names: list[str]) -> None:
+        if not names:
             return
         from matrix.apps.deploy import remove
 
-        app, self._app, self._app_key = self._app, None, None
-        remove(app)
+        for name in names:
+            del self._mine[name]
+            remove(name, patient=False)
+
+
+def runs_by_itself(name: str, spec: RunSpec) -> bool:
+    """Whether an app needs no cluster.
+
+    A server that is there already doesn't, unless it is one of `apps`, and neither does the main gateway on a laptop:
+    our server in front of somebody's API. On a cluster that is there already it is an app, whose limits all share.
+    """
+    if name != spec.main_app or name in spec.apps:
+        return False
+    is_gateway = isinstance(spec.engine, GatewayEngine) and isinstance(spec.cluster, LocalCluster)
+    return isinstance(spec.engine, OpenAIEngine) or is_gateway
 
 
 def check_launch(spec: RunSpec) -> None:
@@ -137,21 +209,7 @@ def check_launch(spec: RunSpec) -> None:
 
     Raises:
         ClusterError: A cluster that it can't bring up.
-        AppError: An engine that spans nodes.
     """
-    if not isinstance(spec.engine, VllmEngine) and spec.workload.drivers == 1:
-        return
-    if isinstance(spec.cluster, SlurmCluster):
+    needs_cluster = spec.workload.drivers > 1 or not all(runs_by_itself(name, spec) for name in spec.all_apps())
+    if needs_cluster and isinstance(spec.cluster, SlurmCluster):
         raise not_launched()
-    if not isinstance(spec.engine, VllmEngine):
-        return
-    gpus, wanted = gpus_per_node(spec.cluster), spec.model.tensor_parallel * spec.model.pipeline_parallel
-    if not _on_cpu(spec, spec.engine) and wanted > gpus:
-        raise AppError(
-            f"model {spec.model.name} needs TP x PP = {wanted} GPUs and a node has {gpus}: this version launches "
-            "engines inside one node only; take a model that fits on a node"
-        )
-
-
-def _on_cpu(spec: RunSpec, engine: VllmEngine) -> bool:
-    return engine.device == "cpu" or (engine.device == "auto" and gpus_per_node(spec.cluster) == 0)

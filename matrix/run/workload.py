@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from matrix.client.concurrency import AdaptiveLimit
+from matrix.apps.directory import NEWS_S
 from matrix.client.endpoints import Endpoints
 from matrix.client.gate import Gate
 from matrix.client.http import ModelClient
@@ -38,7 +39,12 @@ class Workload:
         self._workload = spec.workload
         self._gate = _gate(spec.workload, share)
         self._client = ModelClient(
-            Endpoints(served.urls, refresh=served.refresh()),
+            Endpoints(
+                served.urls,
+                served.refresh(),
+                refresh_every_s=NEWS_S if served.app else 30.0,
+                fallback=served.front_door,
+            ),
             api_key=served.api_key,
             timeout_s=spec.workload.request_timeout_s,
             max_attempts=spec.workload.max_attempts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field
@@ -109,3 +110,12 @@ class RunSpec(Spec):
     tracker: TrackerSpec
     workload: WorkloadSpec
     run: RunOptions
+
+    @property
+    def main_app(self) -> str:
+        """Name of the app that `engine` and `model` describe."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.model.name)
+
+    def all_apps(self) -> dict[str, AppSpec]:
+        """The main app and those of `apps`, by name; one of `apps` with the main one's name takes its place."""
+        return {self.main_app: AppSpec(engine=self.engine, model=self.model), **self.apps}

@@ -155,6 +155,8 @@ class WorkloadSpec(Spec):
     """Without a finished row for so long what is in flight becomes errors; None: `request_timeout_s`."""
     retry_errors: bool = False
     """A resume asks again for the rows that ended in an error."""
+    use_grpc: bool = False
+    """Talk gRPC to the app's replicas (`engine.grpc=true`) instead of HTTP."""
     drivers: int = Field(default=1, gt=0)
     """Processes that share the rows."""
     progress_every_s: float = Field(default=5, gt=0)

@@ -1,0 +1,73 @@
+"""Whether an app answers, asked the way its clients ask: each replica, and the front door."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from matrix.apps.directory import AppRecord
+from matrix.apps.lookup import door_addresses, urls_of
+from matrix.client.query_llm import batch_requests
+
+_WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+
+
+def check_health(
+    app: AppRecord,
+    *,
+    prompt: str = "What is the capital of France? Answer in one word.",
+    use_chat: bool = True,
+    use_tools: bool = False,
+    use_grpc: bool = False,
+    max_tokens: int = 16,
+    timeout_s: float = 60,
+) -> dict[str, Any]:
+    """Send one request to each replica of an app, and one through the front door.
+
+    Args:
+        app: The app.
+        prompt: What is asked.
+        use_chat: Ask for a chat completion; otherwise for a text completion.
+        use_tools: Offer a tool and insist on its being called.
+        use_grpc: By gRPC instead of HTTP.
+        max_tokens: Tokens of the answer at most.
+        timeout_s: Seconds until an endpoint that doesn't answer is given up.
+
+    Returns:
+        `app`, `model`, `healthy` (every endpoint answered, and there is one), and `endpoints`: `url`, `ok`, `seconds`,
+        and `answer` or `error` of each.
+    """
+    urls = urls_of(app.name, grpc=use_grpc)
+    door = door_addresses()
+    if door is not None and not use_grpc:
+        urls = [*urls, f"{door['url']}/{app.name}/v1"]
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if use_chat else {"prompt": prompt}
+    options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0, "top_p": None, "api_key": app.api_key}
+    if use_tools:
+        choice = {"type": "function", "function": {"name": "get_weather"}}
+        options |= {"tools": [_WEATHER], "tool_choice": choice, "max_tokens": max(max_tokens, 64)}
+    endpoints = []
+    for url in urls:
+        began = time.monotonic()
+        row = batch_requests(url, app.model_name, [body], timeout_secs=timeout_s, max_retries=1, **options)[0]
+        endpoints.append({"url": url, **_outcome(row["response"]), "seconds": round(time.monotonic() - began, 3)})
+    healthy = bool(endpoints) and all(endpoint["ok"] for endpoint in endpoints)
+    return {"app": app.name, "model": app.model_name, "healthy": healthy, "endpoints": endpoints}
+
+
+def _outcome(response: dict[str, Any]) -> dict[str, Any]:
+    if response.get("error"):
+        return {"ok": False, "error": response["error"]}
+    calls = (response.get("tool_calls") or [None])[0]
+    return {"ok": True, "answer": calls or (response.get("text") or [""])[0]}

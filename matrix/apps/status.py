@@ -1,0 +1,68 @@
+"""How far an app has come, in the words of the one who knows: Ray Serve while it is placed, then the engine itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from matrix.apps.directory import ReplicaState, directory
+
+Phase = Literal["pending", "scheduling", "loading", "healthy", "failed"]
+
+
+@dataclass(frozen=True)
+class AppStatus:
+    """One app.
+
+    Attributes:
+        name: Its name.
+        phase: `pending`: Serve has not begun with it; `scheduling`: it waits for resources; `loading`: processes run
+            and don't answer yet; `healthy`: as many replicas as there should be answer; `failed`.
+        ready: Replicas that answer.
+        wanted: How many there should be.
+        detail: What it waits for, or why it failed.
+    """
+
+    name: str
+    phase: Phase
+    ready: int
+    wanted: int
+    detail: str
+
+    def __str__(self) -> str:
+        last = self.detail.splitlines()[-1].strip()[:100] if self.detail else ""
+        return f"{self.name}: {self.phase}, {self.ready} of {self.wanted} replicas" + (f" ({last})" if last else "")
+
+
+def look(name: str, version: str, wanted: int) -> AppStatus:
+    """See how an app is.
+
+    Args:
+        name: The app.
+        version: Fingerprint of what should run; replicas of another one don't count.
+        wanted: How many replicas there should be.
+    """
+    import ray
+    from ray import serve
+
+    states: list[ReplicaState] = ray.get(directory().replicas.remote(name))
+    states = [state for state in states if state.version == version]
+    ready = sum(state.url is not None for state in states)
+    if ready >= wanted:
+        return AppStatus(name, "healthy", ready, wanted, "")
+    app = serve.status().applications.get(name)
+    failed = [state.detail for state in states if state.failed]
+    placing = _placing(app)
+    if app is not None and app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+        return AppStatus(name, "failed", ready, wanted, "; ".join(failed) or placing or app.message)
+    loading = [state.detail for state in states if state.url is None and not state.failed]
+    if loading:
+        return AppStatus(name, "loading", ready, wanted, loading[-1])
+    if app is None or app.status == "NOT_STARTED":
+        return AppStatus(name, "pending", ready, wanted, "Ray Serve has not begun with it")
+    return AppStatus(name, "scheduling", ready, wanted, placing or "waiting for a node with room")
+
+
+def _placing(app: Any) -> str:
+    messages = [deployment.message for deployment in getattr(app, "deployments", {}).values()]
+    return "; ".join(message for message in messages if message)

@@ -1,0 +1,1 @@
+"""Commands beside `matrix run`: apps and clusters from the command line."""

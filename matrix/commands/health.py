@@ -1,0 +1,40 @@
+"""`matrix check_health`."""
+
+from __future__ import annotations
+
+from matrix.commands.arguments import flag, number, split
+from matrix.commands.status import CLUSTER, connected
+
+HELP = """\
+usage: matrix check_health app=NAME [prompt=TEXT] [use_chat=false] [use_tools=true] [use_grpc=true] [timeout_s=60]
+                           [cluster.address=IP:PORT] [cluster.token_path=FILE]
+
+Ask each replica of an app something, and the front door. Exit code 0 if all answer, 1 if one doesn't.
+"""
+
+_OWN = {
+    "app": None,
+    "prompt": "What is the capital of France? Answer in one word.",
+    "use_chat": "true",
+    "use_tools": "false",
+    "use_grpc": "false",
+    "timeout_s": "60",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run it; returns the exit code."""
+    own, _ = split(arguments, _OWN | CLUSTER, overrides=False)
+    options = {name: flag(own, name) for name in ("use_chat", "use_tools", "use_grpc")}
+    timeout_s = number(own, "timeout_s")
+    with connected(own) as cli:
+        found = cli.check_health(own["app"], prompt=own["prompt"], timeout_s=timeout_s, **options)
+    for endpoint in found["endpoints"]:
+        word = "ok" if endpoint["ok"] else "FAILED"
+        print(
+            f"{word}  {endpoint['url']}  {endpoint['seconds']:.2f} s  {endpoint.get('answer', endpoint.get('error'))}"
+        )
+    if not found["endpoints"]:
+        print(f"app {found['app']} has no replica that is ready")
+    print(f"app {found['app']} is {'healthy' if found['healthy'] else 'NOT healthy'}")
+    return 0 if found["healthy"] else 1
