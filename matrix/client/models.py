@@ -8,6 +8,7 @@ import aiohttp
 import orjson
 
 from matrix.client.sessions import open_session
+from matrix.client.transport import GRPC
 from matrix.client.tries import from_error, from_status
 from matrix.errors import RequestError
 
@@ -18,7 +19,7 @@ async def served_models(url: str, api_key: str | None, timeout_s: float = 30) ->
     """Names of the models that a server lists.
 
     Args:
-        url: Its base URL, up to and including `/v1`.
+        url: Its base URL, up to and including `/v1`; or `grpc://HOST:PORT`.
         api_key: Sent as bearer token; None: no such header.
         timeout_s: Seconds until it is given up.
 
@@ -30,6 +31,11 @@ async def served_models(url: str, api_key: str | None, timeout_s: float = 30) ->
     """
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key.strip()}"}
     try:
+        if url.startswith(GRPC):
+            from matrix.client import grpc
+
+            async with asyncio.timeout(timeout_s):
+                return await grpc.served_models(url, headers)
         async with (
             asyncio.timeout(timeout_s),
             open_session() as session,

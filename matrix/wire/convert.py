@@ -5,8 +5,8 @@ field can hold goes into the message's `extra`; the head of the .proto says how.
 floating-point number comes back as one: 1 as 1.0.)
 
 The tables are made from the descriptors, once, so that a field that is added to the .proto is known here. A request of
-the usual size takes some microseconds; `json_format.MessageToDict` takes ten times as long, and loses what isn't in
-the schema.
+the usual size takes some microseconds each way, half of what `json_format` does, which also turns 64-bit integers into
+texts and knows no `extra`.
 """
 
 from __future__ import annotations
@@ -175,9 +175,9 @@ def _numbers_by_name(value: Any) -> dict[str, float] | None:
 
 
 def _bytes(value: Any) -> bytes | None:
-    if type(value) is list and set(map(type, value)) <= {int} and all(0 <= one < 256 for one in value):
-        return bytes(value)
-    return None
+    if type(value) is not list or not set(map(type, value)) <= {int}:
+        return None
+    return bytes(value) if not value or (min(value) >= 0 and max(value) < 256) else None
 
 
 def _all(types: frozenset[type], values: Iterable[Any]) -> bool:
