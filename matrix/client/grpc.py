@@ -37,6 +37,8 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # An endpoint that nobody asks any more, since its replica was replaced, isn't looked for any longer.
+    ("grpc.client_idle_timeout_ms", 60_000),
     # All requests share one connection: whether it lives is asked while they wait.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

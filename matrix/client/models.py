@@ -8,7 +8,7 @@ import aiohttp
 import orjson
 
 from matrix.client.sessions import open_session
-from matrix.client.transport import GRPC
+from matrix.client.transport import GRPC, check_grpc
 from matrix.client.tries import from_error, from_status
 from matrix.errors import RequestError
 
@@ -28,10 +28,12 @@ async def served_models(url: str, api_key: str | None, timeout_s: float = 30) ->
 
     Raises:
         RequestError: It can't be reached, or refuses.
+        ConfigError: It would have to be asked by gRPC, which isn't installed.
     """
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key.strip()}"}
     try:
         if url.startswith(GRPC):
+            check_grpc("url", url)
             from matrix.client import grpc
 
             async with asyncio.timeout(timeout_s):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import aiohttp
@@ -11,6 +12,7 @@ import orjson
 from matrix.client.parse import Answer
 from matrix.client.sessions import Shared, open_session
 from matrix.client.tries import from_error, from_status
+from matrix.errors import ConfigError, Problem
 
 GRPC = "grpc://"
 """What the URL of a server begins with that is asked by gRPC: `grpc://HOST:PORT`."""
@@ -50,13 +52,27 @@ def open_transport(url: str, headers: Mapping[str, str], shared: Shared | None) 
         url: Of one of the servers: all of a client are asked the same way.
         headers: For every request.
         shared: Whose connections are used; None: its own, which `close` closes.
+
+    Raises:
+        ConfigError: gRPC isn't installed.
     """
     if not url.startswith(GRPC):
         return HttpTransport(headers, shared)
+    check_grpc("url", url)
     # Loading gRPC takes longer than a whole small batch over HTTP.
     from matrix.client.grpc import GrpcTransport
 
     return GrpcTransport(headers, shared)
+
+
+def check_grpc(key: str, url: str) -> None:
+    """See that what `key` names can be asked by gRPC.
+
+    Raises:
+        ConfigError: gRPC isn't installed.
+    """
+    if find_spec("grpc") is None or find_spec("google.protobuf") is None:
+        raise ConfigError([Problem(key, url, "needs grpcio and protobuf", "pip install 'matrix-llm[grpc]'")])
 
 
 class HttpTransport:

@@ -164,8 +164,8 @@ async def _errors_told(context: Context) -> AsyncIterator[None]:
         yield
     except ApiError as error:
         await _abort(context, error)
-    except Exception:
-        # The boundary: what the backend didn't expect is logged here, and the client is told no more than that.
+    except Exception:  # noqa: BLE001 - the boundary
+        # What the backend didn't expect is logged here, and the client is told no more than that.
         _LOG.exception("a request failed")
         await _abort(context, ApiError(500, "internal server error"))
 

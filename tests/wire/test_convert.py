@@ -177,7 +177,12 @@ def test_extra_wins() -> None:
 
 @pytest.mark.parametrize(
     ("given", "error"),
-    [({"a": object()}, TypeError), ({1: 2}, TypeError), ({"model": "\ud800"}, ValueError), ({"a": "\ud800"}, TypeError)],
+    [
+        ({"a": object()}, TypeError),
+        ({1: 2}, TypeError),
+        ({"model": "\ud800"}, ValueError),
+        ({"a": "\ud800"}, TypeError),
+    ],
 )
 def test_what_is_no_json(given: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
@@ -208,7 +213,9 @@ def objects(descriptor: Any) -> st.SearchStrategy[dict[str, Any]]:
     known = st.lists(st.sampled_from(sorted(names)), max_size=6, unique=True).flatmap(
         lambda some: st.fixed_dictionaries({name: names[name] for name in some})
     )
-    return st.builds(lambda some, more: {**more, **some}, known, st.dictionaries(st.text(max_size=3), ANYTHING, max_size=1))
+    return st.builds(
+        lambda some, more: {**more, **some}, known, st.dictionaries(st.text(max_size=3), ANYTHING, max_size=1)
+    )
 
 
 def value(field: Any) -> st.SearchStrategy[Any]:
