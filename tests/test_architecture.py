@@ -44,6 +44,8 @@ HEAVY = {"ray", "torch", "vllm", "transformers", "wandb", "datasets", "sympy", "
 RUN_ELSEWHERE: set[str] = set()
 
 MAX_LINES = 400
+# Made by protoc.
+GENERATED = {"matrix/wire/openai_pb2.py", "matrix/wire/openai_pb2_grpc.py"}
 
 MODULES = sorted((ROOT / "matrix").rglob("*.py"))
 
@@ -139,7 +141,7 @@ def test_heavy_imports_are_lazy() -> None:
 
 
 def test_files_read_in_one_sitting() -> None:
-    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in files() if path.suffix == ".py"}
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in files() if path.suffix == ".py" and str(path) not in GENERATED}
     long = {str(path): length for path, length in lengths.items() if length > MAX_LINES}
     assert not long
 

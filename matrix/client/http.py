@@ -1,4 +1,4 @@
-"""Requests to any server with OpenAI's API: one session, limits, retries, and a deadline for each row."""
+"""Requests to any server with OpenAI's API, by HTTP or gRPC: limits, retries, and a deadline for each row."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-import aiohttp
-import orjson
-
 from matrix.client.endpoints import Endpoint, Endpoints, NobodyAnswersError
 from matrix.client.flights import Flight, Flights
 from matrix.client.gate import Gate
 from matrix.client.images import parts_of, with_images
 from matrix.client.parse import Origin, Parse, parse_chat, parse_completion, parse_embeddings
 from matrix.client.rates import estimate_tokens
-from matrix.client.sessions import Shared, open_session
-from matrix.client.tries import TryFailedError, from_error, from_status
+from matrix.client.sessions import Shared
+from matrix.client.transport import open_transport
+from matrix.client.tries import TryFailedError
 from matrix.data.rows import Response
 from matrix.errors import RequestError
 
@@ -27,7 +25,7 @@ _HOLD_S = 1.0
 """A replica that refuses without saying for how long is left alone for this, if there are others."""
 
 
-Answer = Coroutine[Any, Any, Response]
+Asked = Coroutine[Any, Any, Response]
 
 
 class ModelClient:
@@ -42,7 +40,8 @@ class ModelClient:
     up after `Endpoints.first_contact_s`.
 
     Args:
-        endpoints: The servers. A try that failed is repeated on another one where there is one.
+        endpoints: The servers, all with HTTP URLs or all with gRPC ones (`grpc://HOST:PORT`). A try that failed is
+            repeated on another one where there is one.
         api_key: Sent as bearer token; None: no such header.
         timeout_s: Deadline of a row, all tries and the waits between them included.
         max_attempts: Tries per row that may fail.
@@ -85,13 +84,13 @@ class ModelClient:
         self._max_backoff_s = max_backoff_s
         self._patience_s = float("inf") if patience_s is None else patience_s
         self._shared = shared
-        self._headers = {"Content-Type": "application/json", **(headers or {})}
+        self._headers = dict(headers or {})
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key.strip()}"
         self._flights = shared.flights if shared else Flights()
 
     async def __aenter__(self) -> Self:
-        self._session = self._shared.session if self._shared else open_session()
+        self._transport = open_transport(self._endpoints.urls[0], self._headers, self._shared)
         return self
 
     async def __aexit__(
@@ -99,9 +98,9 @@ class ModelClient:
     ) -> None:
         if self._shared is None:
             await self._endpoints.close()
-            await self._session.close()
+        await self._transport.close()
 
-    def chat(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Answer:
+    def chat(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Asked:
         """Send a chat completion request and wait for the whole answer.
 
         Args:
@@ -117,11 +116,11 @@ class ModelClient:
         """
         return self._ask("/chat/completions", parse_chat, body, affinity, label)
 
-    def complete(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Answer:
+    def complete(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Asked:
         """Send a text completion request; see `chat`."""
         return self._ask("/completions", parse_completion, body, affinity, label)
 
-    def embed(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Answer:
+    def embed(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Asked:
         """Ask for the embeddings of `body["input"]`; see `chat`."""
         return self._ask("/embeddings", parse_embeddings, body, affinity, label)
 
@@ -144,10 +143,10 @@ class ModelClient:
         try:
             parts = parts_of(body)
             sent = await with_images(body, parts) if parts else body
-            payload = orjson.dumps(sent if isinstance(sent, dict) else dict(sent))
+            payload = self._transport.encode(path, sent if isinstance(sent, dict) else dict(sent))
         except OSError as error:
             raise RequestError("bad_request", f"an image can't be read: {error}", attempts=0) from error
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise RequestError("bad_request", f"the request can't be sent as JSON: {error}", attempts=0) from error
         tokens = estimate_tokens(body) if self.gate.counts_tokens else 0.0
         flight = Flight(path, parse, payload, affinity=affinity, label=label, tokens=tokens)
@@ -228,17 +227,8 @@ class ModelClient:
         flight.sent_at = sent_at = time.monotonic()
         flight.due = min(flight.deadline, sent_at + self._try_timeout_s)
         try:
-            # Without `async with`, which would close once more what reading to the end, or failing to, has closed.
-            reply = await self._session.post(
-                url + flight.path, data=flight.payload, headers=self._headers, allow_redirects=False
-            )
-            raw = await reply.read()
-            if not 200 <= reply.status < 300:
-                raise from_status(url, reply.status, reply.reason, reply.headers, raw)
-            return flight.parse(raw, Origin(time.monotonic() - sent_at, url, flight.attempt))
-        except aiohttp.ClientError as error:
-            failure = from_error(url, error)
-            failure.__cause__ = error
+            answer = await self._transport.ask(url, flight.path, flight.payload)
+            return flight.parse(answer, Origin(time.monotonic() - sent_at, url, flight.attempt))
         except ValueError as error:
             failure = TryFailedError("bad_response", f"{url}: the answer can't be read: {error}", "fault")
             failure.__cause__ = error

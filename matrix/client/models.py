@@ -8,6 +8,7 @@ import aiohttp
 import orjson
 
 from matrix.client.sessions import open_session
+from matrix.client.transport import GRPC, check_grpc
 from matrix.client.tries import from_error, from_status
 from matrix.errors import RequestError
 
@@ -18,7 +19,7 @@ async def served_models(url: str, api_key: str | None, timeout_s: float = 30) ->
     """Names of the models that a server lists.
 
     Args:
-        url: Its base URL, up to and including `/v1`.
+        url: Its base URL, up to and including `/v1`; or `grpc://HOST:PORT`.
         api_key: Sent as bearer token; None: no such header.
         timeout_s: Seconds until it is given up.
 
@@ -27,9 +28,16 @@ async def served_models(url: str, api_key: str | None, timeout_s: float = 30) ->
 
     Raises:
         RequestError: It can't be reached, or refuses.
+        ConfigError: It would have to be asked by gRPC, which isn't installed.
     """
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key.strip()}"}
     try:
+        if url.startswith(GRPC):
+            check_grpc("url", url)
+            from matrix.client import grpc
+
+            async with asyncio.timeout(timeout_s):
+                return await grpc.served_models(url, headers)
         async with (
             asyncio.timeout(timeout_s),
             open_session() as session,

@@ -30,11 +30,14 @@ class Origin(NamedTuple):
     attempts: int
 
 
-Parse = Callable[[bytes, Origin], Response]
-"""Reads the body of a successful answer; a ValueError says what is wrong, and shows where the body begins."""
+Answer = bytes | dict[str, Any]
+"""The body of a successful answer: JSON as it came, or what it stands for."""
+
+Parse = Callable[[Answer, Origin], Response]
+"""Reads it; a ValueError says what is wrong, and shows where the body begins."""
 
 
-def parse_chat(raw: bytes, origin: Origin) -> Response:
+def parse_chat(raw: Answer, origin: Origin) -> Response:
     """Read a chat completion.
 
     Raises:
@@ -43,7 +46,7 @@ def parse_chat(raw: bytes, origin: Origin) -> Response:
     return _parse(raw, origin, "a chat completion", _of_chat)
 
 
-def parse_completion(raw: bytes, origin: Origin) -> Response:
+def parse_completion(raw: Answer, origin: Origin) -> Response:
     """Read a text completion.
 
     Raises:
@@ -52,7 +55,7 @@ def parse_completion(raw: bytes, origin: Origin) -> Response:
     return _parse(raw, origin, "a completion", _of_completion)
 
 
-def parse_embeddings(raw: bytes, origin: Origin) -> Response:
+def parse_embeddings(raw: Answer, origin: Origin) -> Response:
     """Read a list of embeddings, in the order of the input.
 
     Raises:
@@ -77,9 +80,9 @@ def error_message(raw: bytes) -> str:
     return (found if isinstance(found, str) else orjson.dumps(found).decode())[:_SHOWN]
 
 
-def _parse(raw: bytes, origin: Origin, what: str, fields_of: Callable[[dict[str, Any]], dict[str, Any]]) -> Response:
+def _parse(raw: Answer, origin: Origin, what: str, fields_of: Callable[[dict[str, Any]], dict[str, Any]]) -> Response:
     try:
-        answer: dict[str, Any] = orjson.loads(raw)
+        answer: dict[str, Any] = raw if isinstance(raw, dict) else orjson.loads(raw)
         return Response(
             usage=_usage(answer.get("usage")),
             latency_s=origin.latency_s,
@@ -88,7 +91,8 @@ def _parse(raw: bytes, origin: Origin, what: str, fields_of: Callable[[dict[str,
             **fields_of(answer),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not {what} ({error!r}): {error_message(raw)}") from error
+        shown = orjson.dumps(raw) if isinstance(raw, dict) else raw
+        raise ValueError(f"not {what} ({error!r}): {error_message(shown)}") from error
 
 
 def _of_chat(answer: dict[str, Any]) -> dict[str, Any]:

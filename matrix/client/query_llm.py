@@ -13,7 +13,7 @@ from matrix.client.query_rows import answer_row, error_row, request_body, stampe
 from matrix.client.running import run_to_end
 from matrix.client.servers import Url, find_servers
 from matrix.client.sessions import shared
-from matrix.errors import ConfigError, Problem, RequestError
+from matrix.errors import AppError, ConfigError, Problem, RequestError
 
 Row = dict[str, Any]
 EndpointCache = Callable[[bool], Awaitable[Sequence[str]]]
@@ -30,7 +30,7 @@ async def make_request(
     model: str,
     data: Mapping[str, Any],
     seed: int | None = None,
-    app_name: str = "",  # noqa: ARG001 - of gRPC URLs, which aren't there yet
+    app_name: str = "",  # noqa: ARG001 - fair-matrix needs it for gRPC, where all apps share a port
     temperature: float | None = 0.7,
     max_tokens: int | None = 1024,
     top_p: float | None = 0.9,
@@ -59,7 +59,8 @@ async def make_request(
 
     Args:
         url: Base URL up to and including `/v1`, several of them (the replicas of a model), or a function that returns
-            either, asynchronous or not: it is asked for each request, and again after a failure.
+            either, asynchronous or not: it is asked for each request, and again after a failure. `grpc://HOST:PORT`, or
+            `HOST:PORT` alone, is asked by gRPC.
         model: What the server calls the model.
         data: `messages` for a chat, or `prompt` for a completion. What else it holds is only handed back in the row.
         seed: None: not sent, as with the other sampling fields.
@@ -90,7 +91,8 @@ async def make_request(
         `{"request": ..., "response": ...}`. A request that failed is such a row, too: its response has an `error`.
 
     Raises:
-        ConfigError: An argument can't be right for any request: a URL that isn't HTTP, an unknown constraint.
+        ConfigError: An argument can't be right for any request: a URL that is neither HTTP nor gRPC, an unknown
+            constraint.
     """
     tries = max(1, max_retries)
     delays_s = sum(initial_delay * backoff_factor ** min(number, 20) for number in range(tries - 1))
@@ -215,6 +217,7 @@ def generate(
     batch_size: int = 128,
     max_retries: int = 3,
     text_response_only: bool = True,
+    use_grpc: bool = False,
 ) -> list[Any]:
     """`batch_requests` with the model of a deployed app.
 
@@ -227,13 +230,17 @@ def generate(
         batch_size: Requests at a time.
         max_retries: As for `make_request`.
         text_response_only: As for `batch_requests`.
+        use_grpc: By gRPC instead of HTTP (`endpoints["grpc"]` of the app's metadata: URLs, or a function for them).
 
     Raises:
-        AppError: There is no such app.
+        AppError: There is no such app, or it has no gRPC.
     """
     metadata = cli.get_app_metadata(app_name)
+    by_grpc = metadata["endpoints"].get("grpc") if use_grpc else None
+    if use_grpc and not by_grpc:
+        raise AppError(f"app {app_name} takes no gRPC: deploy it with engine.grpc=true")
     return batch_requests(
-        None,
+        by_grpc,
         metadata["model_name"],
         prompts,
         batch_size,

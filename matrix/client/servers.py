@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from matrix.client.endpoints import Endpoints
 from matrix.client.sessions import Shared
+from matrix.client.transport import GRPC
 from matrix.errors import ConfigError, Problem, RequestError
 
 Urls = str | Sequence[str]
 Url = Urls | Callable[[], Urls | Awaitable[Urls]]
 
 _LOOK_AGAIN_S = 1.0
+_HTTP = ("http://", "https://")
+_HOST_AND_PORT = re.compile(rf"(?:{GRPC})?((?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d+)")
+"""With or without `grpc://`: fair-matrix has it without."""
 
 
 async def find_servers(
@@ -29,7 +34,7 @@ async def find_servers(
         patience_s: How long to wait for a function that gives no URL.
 
     Raises:
-        ConfigError: There is no URL, or one that isn't HTTP.
+        ConfigError: There is no URL, or one that is neither HTTP nor gRPC, or there are some of both.
         RequestError: The function fails, or has no URL to give.
     """
     if url and not callable(url):
@@ -60,12 +65,22 @@ async def find_servers(
 
 
 def _checked(urls: Urls | None) -> tuple[str, ...]:
-    found = tuple(one.rstrip("/") for one in ([urls] if isinstance(urls, str) else urls or ()) if one)
-    for one in found:
-        if not one.startswith(("http://", "https://")):
-            what = "not an HTTP URL, and gRPC, for which fair-matrix takes HOST:PORT, isn't there yet"
-            raise _refused("url", one, what, "give http://HOST:PORT/v1")
+    found = tuple(_server(one.rstrip("/")) for one in ([urls] if isinstance(urls, str) else urls or ()) if one)
+    if len({one.startswith(GRPC) for one in found}) > 1:
+        raise _refused(
+            "url", ", ".join(found), "some servers are asked by HTTP and some by gRPC", "give those of one kind"
+        )
     return found
+
+
+def _server(url: str) -> str:
+    if url.startswith(_HTTP):
+        return url
+    if (by_grpc := _HOST_AND_PORT.fullmatch(url)) is None:
+        raise _refused(
+            "url", url, "neither an HTTP URL nor one for gRPC", f"give http://HOST:PORT/v1 or {GRPC}HOST:PORT"
+        )
+    return GRPC + by_grpc[1]
 
 
 def _refused(key: str, value: object, what: str, hint: str) -> ConfigError:

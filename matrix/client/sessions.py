@@ -6,13 +6,17 @@ import asyncio
 import atexit
 import math
 import resource
-from collections.abc import AsyncGenerator, Hashable, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from matrix.client.endpoints import Endpoints, Refresh
 from matrix.client.flights import Flights
+
+if TYPE_CHECKING:
+    from matrix.client.grpc import Channels
 
 _CONNECT_TIMEOUT_S = 10.0
 # uvicorn, and vLLM with it, closes a connection after 5 idle seconds: let go earlier, or a request runs into the close.
@@ -45,6 +49,18 @@ class Shared:
         self.session = session
         self.flights = Flights()
         self._servers: dict[Hashable, Endpoints] = {}
+        self._channels: Channels | None = None
+
+    def channels(self, make: Callable[[], Channels]) -> Channels:
+        """Connections to servers that are asked by gRPC; made by the first one who needs them, closed with the loop."""
+        if self._channels is None:
+            self._channels = make()
+        return self._channels
+
+    async def close(self) -> None:
+        """Close what was opened beside the session."""
+        if self._channels is not None:
+            await self._channels.close()
 
     def endpoints(self, key: Hashable, urls: Sequence[str], refresh: Refresh | None = None) -> Endpoints:
         """The servers that a key stands for, with the state that they are in.
@@ -90,10 +106,12 @@ async def shared() -> Shared:
 
 async def _until_the_loop_ends(loop: asyncio.AbstractEventLoop) -> _Owner:
     async with open_session() as session:
+        held = Shared(session)
         try:
-            yield Shared(session)
+            yield held
         finally:
             _owners.pop(loop, None)
+            await held.close()
 
 
 def _close_left(*, exiting: bool = True) -> None:

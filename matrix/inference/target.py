@@ -12,7 +12,9 @@ from matrix.api import Cli
 from matrix.errors import AppError, ConfigError, Problem, RequestError
 from matrix.spec import AttachCluster, OpenAIEngine, RunSpec
 
-_HOST_AND_PORT = re.compile(r"[\w.-]+:\d+(/.*)?")
+_HOST_AND_PORT = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d+")
+_GRPC = "grpc://"
+_LIKE_GRPC = f"{_GRPC}HOST:PORT"
 _SHOWN = 20
 
 
@@ -21,7 +23,7 @@ class Target:
     """Who is asked.
 
     Attributes:
-        urls: Base URLs of the servers, each up to and including `/v1`.
+        urls: Base URLs of the servers, each up to and including `/v1`, or `grpc://HOST:PORT`.
         model: What they call the model.
         api_key: Of an app: what its servers ask for.
     """
@@ -38,13 +40,16 @@ def is_url(app: str) -> bool:
 
 def check_app(app: str) -> list[Problem]:
     """What can be said of it without asking anybody."""
-    if is_url(app) and not app.startswith(("http://", "https://")):
-        return [Problem("app", app, "not an HTTP URL (gRPC isn't there yet)", "app=http://HOST:PORT/v1")]
+    if is_url(app) and not app.startswith(("http://", "https://", _GRPC)):
+        return [Problem("app", app, "neither an HTTP URL nor one for gRPC", f"app=http://HOST:PORT/v1 or {_LIKE_GRPC}")]
+    if app.startswith(_GRPC) and not _HOST_AND_PORT.fullmatch(app.removeprefix(_GRPC).rstrip("/")):
+        return [Problem("app", app, "not a host and port", f"app={_LIKE_GRPC}")]
     if is_url(app) and app.rstrip("/").endswith("/completions"):
         base = app.rstrip("/").removesuffix("/completions").removesuffix("/chat")
         return [Problem("app", app, "not a base URL", f"app={base}")]
-    if not is_url(app) and _HOST_AND_PORT.fullmatch(app):
-        return [Problem("app", app, "neither a URL nor a name of an app", f"app=http://{app}")]
+    if not is_url(app) and _HOST_AND_PORT.fullmatch(app.partition("/")[0]):
+        hint = f"app=http://{app}, or app={_GRPC}{app} for gRPC"
+        return [Problem("app", app, "neither a URL nor a name of an app", hint)]
     return []
 
 
@@ -104,7 +109,7 @@ def _of_cluster(app: str, spec: RunSpec, model: str | None) -> Target:
 def _with_path(url: str) -> str:
     """Servers have their API below /v1, and who gives only a host means that."""
     url = url.rstrip("/")
-    return url if urlsplit(url).path else f"{url}/v1"
+    return url if urlsplit(url).path or url.startswith(_GRPC) else f"{url}/v1"
 
 
 def _refused(problem: Problem) -> ConfigError:

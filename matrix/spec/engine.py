@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from matrix.spec.base import Spec
 
 _LIKE = "http://HOST:8000/v1"
+_GRPC = "grpc://"
 
 
 class Replicas(Spec):
@@ -139,7 +140,8 @@ class OpenAIEngine(AppEngine):
     kind: Literal["openai"]
     cpus: float = Field(default=1, ge=0)
     base_url: str | list[str]
-    """Up to and including `/v1`. A list: replicas of one model, each of which can answer any request."""
+    """Up to and including `/v1`, or `grpc://HOST:PORT` of a server of matrix. A list: replicas of one model, each of
+    which can answer any request."""
     api_key_env: str | None = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; None: the servers ask for none."""
     requests_per_minute: float | None = Field(default=None, gt=0)
@@ -159,20 +161,24 @@ class OpenAIEngine(AppEngine):
         if not some:
             raise ValueError(f"[] names no server: give one URL such as {_LIKE}, or a list of them")
         if wrong := [str(url) for url in some if not (isinstance(url, str) and _is_base_url(url))]:
-            raise ValueError(f"{', '.join(wrong)}: no http or https URL of a server, such as {_LIKE}")
+            raise ValueError(f"{', '.join(wrong)}: no http, https or grpc URL of a server, such as {_LIKE}")
         servers = [url.rstrip("/") for url in some]
+        if len({url.startswith(_GRPC) for url in servers}) > 1:
+            raise ValueError(f"{', '.join(servers)}: some are asked by HTTP and some by gRPC: give those of one kind")
         if twice := sorted({url for url in servers if servers.count(url) > 1}):
             raise ValueError(f"{', '.join(twice)}: listed more than once, which would give it no more requests")
         return given
 
 
 def _is_base_url(url: str) -> bool:
-    """Whether a path such as `/chat/completions` can be put behind it."""
+    """Whether a path such as `/chat/completions` can be put behind it, or it is a host and port for gRPC."""
     if set(url) & set(" ?#"):
         return False
     try:
         parts = urlsplit(url)
         # Reading the port raises for one that is no number up to 65535.
+        if parts.scheme == "grpc":
+            return bool(parts.hostname) and bool(parts.port) and parts.path in {"", "/"}
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False

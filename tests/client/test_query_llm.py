@@ -198,7 +198,13 @@ async def test_data_that_is_no_request_is_a_row(data: Any) -> None:
 
 @pytest.mark.parametrize(
     ("url", "message"),
-    [("host:50051", "gRPC"), (["http://a/v1", "host:50051"], "gRPC"), ("", "is empty"), (None, "endpoint_cache")],
+    [
+        ("host", "gRPC"),
+        ("grpc://a:1/v1", "gRPC"),
+        (["http://a/v1", "host:50051"], "gRPC"),
+        ("", "is empty"),
+        (None, "endpoint_cache"),
+    ],
 )
 async def test_a_url_that_no_request_could_have_is_refused(url: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -255,7 +261,7 @@ async def test_a_function_for_the_url_that_fails_is_a_row() -> None:
     row = await make_request(fails, "fake", HELLO)
     assert "no such app" in row["response"]["error"]
     with pytest.raises(ConfigError, match="gRPC"):
-        await make_request(lambda: "host:50051", "fake", HELLO)
+        await make_request(lambda: "host", "fake", HELLO)
 
 
 async def test_an_endpoint_cache_is_told_when_to_look_anew() -> None:
@@ -307,7 +313,7 @@ async def test_a_batch_inside_of_a_running_loop() -> None:
     with FakeEngine.in_thread() as engine:
         assert batch_requests(engine.url, "fake", [say("a"), say("b")], text_response_only=True) == ["a", "b"]
         with pytest.raises(ConfigError, match="gRPC"):
-            batch_requests("host:1", "fake", [say("a")])
+            batch_requests("host", "fake", [say("a")])
 
 
 def test_texts_only_are_never_missing() -> None:

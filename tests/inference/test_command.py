@@ -248,7 +248,8 @@ def test_the_model_has_to_be_given_where_there_is_a_choice(tmp_path: Path) -> No
         ([], ["app: is missing", "input: is missing", "output: is missing"]),
         (["app=http://127.0.0.1:9", "input=in.jsonl", "output=o.jsonl"], ["app=http://127.0.0.1:9/v1", "127.0.0.1"]),
         (["app=127.0.0.1:9", "input=in.jsonl", "output=o.jsonl"], ["app=http://127.0.0.1:9"]),
-        (["app=grpc://a:9", "input=in.jsonl", "output=o.jsonl"], ["gRPC isn't there yet"]),
+        (["app=grpc://a", "input=in.jsonl", "output=o.jsonl"], ["app=grpc://HOST:PORT"]),
+        (["app=ftp://a", "input=in.jsonl", "output=o.jsonl"], ["nor one for gRPC"]),
         (
             ["app=http://a", "input=im.jsonl", "output=o.jsonl"],
             ["input=im.jsonl: no such file (did you mean in.jsonl?)"],
