@@ -138,6 +138,9 @@ class FakeEngine:
         """The URL without /v1: /health is here."""
         return f"http://127.0.0.1:{self.port}"
 
+    def routes(self, app: web.Application) -> None:
+        """More routes; for those that play a server with other paths."""
+
     async def start(self) -> None:
         """Listen; `url` is right from here on."""
         app = web.Application(client_max_size=2**30)
@@ -145,6 +148,7 @@ class FakeEngine:
         app.router.add_post("/v1/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
+        self.routes(app)
         # A client that leaves ends its handler, and stopping waits for none: hanging requests must not hold a test up.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01)
         await self._runner.setup()

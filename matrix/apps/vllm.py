@@ -20,25 +20,30 @@ def launch(
     engine: VllmEngine, model: ModelSpec, source: ResolvedModel, api_key: str, *, cpu: bool, nodes: int
 ) -> Launch:
     """`vllm serve` on each node of the replica."""
-    serve = serve_command(model, engine, source, cpu=cpu)
-    commands = [[*serve, "--host", HOST, "--port", PORT]]
+    arguments = flags(serve_arguments(model, engine, source, cpu=cpu, nodes=nodes))
+    server = [sys.executable, "-m", *_program(source.path), *arguments, "--host", HOST, "--port", PORT]
+    commands = [server]
     if nodes > 1:
         spans = ["--nnodes", str(nodes), "--master-addr", HEAD, "--master-port", HEAD_PORT]
         spans += ["--distributed-executor-backend", "mp"]
-        commands = [[*commands[0], *spans, "--node-rank", "0"]]
-        commands += [[*serve, *spans, "--node-rank", str(rank), "--headless"] for rank in range(1, nodes)]
+        commands = [[*server, *spans, "--node-rank", "0"]]
+        headless = [sys.executable, "-m", "matrix.apps.vllm_serve", "serve", source.path, *arguments, *spans]
+        commands += [[*headless, "--headless", "--node-rank", str(rank)] for rank in range(1, nodes)]
     environment = engine_environment(engine, api_key, cpu=cpu)
     return Launch("vLLM", commands, environment, "sidecar" if engine.grpc else None)
 
 
-def serve_command(model: ModelSpec, engine: VllmEngine, source: ResolvedModel, *, cpu: bool) -> list[str]:
-    """The `vllm serve` command, all but addresses.
+def serve_arguments(
+    model: ModelSpec, engine: VllmEngine, source: ResolvedModel, *, cpu: bool, nodes: int = 1
+) -> dict[str, Any]:
+    """The arguments of `vllm serve` by their names, all but addresses.
 
     Args:
         model: The model.
         engine: The engine.
         source: Folder or hub id of the weights.
         cpu: Serve on the CPU.
+        nodes: How many nodes the replica spans.
     """
     arguments: dict[str, Any] = {
         "served_model_name": model.name,
@@ -51,12 +56,14 @@ def serve_command(model: ModelSpec, engine: VllmEngine, source: ResolvedModel, *
         "tool_call_parser": model.tool_parser,
         "enable_auto_tool_choice": True if model.tool_parser else None,
         # Compiling takes minutes on the CPU, and pays only for long runs there.
-        "enforce_eager": True if cpu else None,
+        "enforce_eager": True if cpu and nodes == 1 else None,
+        # Pipeline stages of the CPU build work only after a warm-up, which it leaves out without compilation (0.32).
+        "compilation_config": {"mode": 2, "backend": "eager"} if cpu and nodes > 1 else None,
         "disable_uvicorn_access_log": True,
     }
     for name, value in (model.args | engine.args).items():
         arguments[name.replace("-", "_")] = value
-    return [sys.executable, "-m", *_program(source.path), *flags(arguments)]
+    return arguments
 
 
 def engine_environment(engine: VllmEngine, api_key: str, *, cpu: bool) -> dict[str, str]:

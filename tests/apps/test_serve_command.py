@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from matrix.apps.vllm import engine_environment, serve_command
+from matrix.apps import sglang
+from matrix.apps.vllm import engine_environment, launch
+from matrix.models.source import ResolvedModel
 from matrix.compose import compose_spec
-from matrix.spec import RunSpec, VllmEngine
+from matrix.spec import RunSpec, SglangEngine, VllmEngine
 
 
 def command_of(spec: RunSpec, *, cpu: bool) -> list[str]:
     assert isinstance(spec.engine, VllmEngine)
-    return serve_command(spec.model, spec.engine, "/models/x", "abc", cpu=cpu)
+    source = ResolvedModel("org/x", "abc", None, "org/x")
+    return launch(spec.engine, spec.model, source, "key", cpu=cpu, nodes=1).commands[0]
 
 
 def value(command: list[str], flag: str) -> str:
@@ -45,3 +48,39 @@ def test_the_environment_of_the_engine() -> None:
     assert environment["VLLM_API_KEY"] == "secret"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "2.5"
     assert environment["A"] == "b"
+
+
+def test_nodes_of_a_replica_find_each_other_by_vllms_own_arguments() -> None:
+    spec = compose_spec(["tracker=none", "cluster=slurm", "cluster.workers=2", "model=llama405b"])
+    assert isinstance(spec.engine, VllmEngine)
+    source = ResolvedModel("org/x", "abc", None, "org/x")
+    made = launch(spec.engine, spec.model, source, "key", cpu=False, nodes=2)
+    head, other = made.commands
+    assert (value(head, "--tensor-parallel-size"), value(head, "--pipeline-parallel-size")) == ("8", "2")
+    assert [value(command, "--node-rank") for command in (head, other)] == ["0", "1"]
+    for command in (head, other):
+        assert (value(command, "--master-addr"), value(command, "--master-port")) == ("{head}", "{head_port}")
+        assert value(command, "--nnodes") == "2"
+    assert "--headless" in other
+    assert "--port" not in other
+    assert "key" not in " ".join(head + other)
+    assert "key" not in repr(made)
+
+
+def test_sglang_gets_the_same_and_its_key_by_a_file() -> None:
+    overrides = ["tracker=none", "cluster=slurm", "cluster.workers=2", "model=llama405b", "engine=sglang"]
+    overrides += ["engine.python=/bin/sh", "engine.args.mem_fraction_static=0.8"]
+    spec = compose_spec(overrides)
+    assert isinstance(spec.engine, SglangEngine)
+    source = ResolvedModel("org/x", "abc", None, "org/x")
+    made = sglang.launch(spec.engine, spec.model, source, "the key", cpu=False, nodes=2)
+    head, other = made.commands
+    assert head[:3] == ["/bin/sh", "-m", "sglang.launch_server"]
+    assert value(head, "--model-path") == "org/x"
+    assert (value(head, "--tp-size"), value(head, "--pp-size")) == ("8", "2")
+    assert value(head, "--mem-fraction-static") == "0.8"
+    assert value(head, "--dist-init-addr") == "{head}:{head_port}"
+    assert [value(command, "--node-rank") for command in (head, other)] == ["0", "1"]
+    assert value(head, "--config") == "{secrets}"
+    assert made.secrets == '{"api-key": "the key"}'
+    assert "the key" not in " ".join(head + other)
