@@ -51,7 +51,11 @@ class EchoBackend:
 
     async def embed(self, body: Json) -> Json:
         await self._work(body)
-        return {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -1.25]}], "model": "e"}
+        return {
+            "object": "list",
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -1.25]}],
+            "model": "e",
+        }
 
     async def stream_chat(self, body: Json) -> AsyncIterator[Json]:
         async for word in self._words(body):

@@ -141,7 +141,11 @@ def test_heavy_imports_are_lazy() -> None:
 
 
 def test_files_read_in_one_sitting() -> None:
-    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in files() if path.suffix == ".py" and str(path) not in GENERATED}
+    lengths = {
+        path: len((ROOT / path).read_text().splitlines())
+        for path in files()
+        if path.suffix == ".py" and str(path) not in GENERATED
+    }
     long = {str(path): length for path, length in lengths.items() if length > MAX_LINES}
     assert not long
 

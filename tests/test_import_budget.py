@@ -11,7 +11,20 @@ import pytest
 
 from tests.command import ROOT, environment
 
-HEAVY = ("ray", "torch", "vllm", "transformers", "wandb", "datasets", "sympy", "aiohttp", "openai", "rich")
+HEAVY = (
+    "ray",
+    "torch",
+    "vllm",
+    "transformers",
+    "wandb",
+    "datasets",
+    "sympy",
+    "aiohttp",
+    "openai",
+    "rich",
+    "grpc",
+    "google.protobuf",
+)
 SPY = """
 import atexit, runpy, sys
 atexit.register(lambda: print("IMPORTED", *sorted(sys.modules), file=sys.stderr))

@@ -57,7 +57,7 @@ _STATUS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 """What an error is that doesn't say (from a proxy, or gRPC itself); all others are 500."""
-_NONE_THERE = ("failed to connect", "DNS resolution failed")
+_NONE_THERE = ("failed to connect", "errors resolving", "DNS resolution failed")
 """How gRPC's core words that there was no connection. UNAVAILABLE is also what it calls one that broke."""
 _TOO_LARGE = "larger than max"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -66,13 +67,15 @@ def open_transport(url: str, headers: Mapping[str, str], shared: Shared | None) 
 
 
 def check_grpc(key: str, url: str) -> None:
-    """See that what `key` names can be asked by gRPC.
+    """See that what `key` names can be asked by gRPC; called before gRPC is imported.
 
     Raises:
         ConfigError: gRPC isn't installed.
     """
     if find_spec("grpc") is None or find_spec("google.protobuf") is None:
         raise ConfigError([Problem(key, url, "needs grpcio and protobuf", "pip install 'matrix-llm[grpc]'")])
+    # It would write each connection that breaks to stderr, beside the client's own log.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 class HttpTransport:

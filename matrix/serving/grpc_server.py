@@ -6,7 +6,7 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -45,7 +45,8 @@ _OPTIONS = [
     ("grpc.keepalive_time_ms", 60_000),
 ]
 
-Context = grpc.aio.ServicerContext
+Context: TypeAlias = Any
+"""A `grpc.aio.ServicerContext`; gRPC comes without types."""
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
@@ -87,7 +88,7 @@ async def start(backend: Backend, host: str, port: int, api_key: str | None) -> 
     return GrpcServer(server, bound)
 
 
-class _Service(OpenAIServicer):
+class _Service(OpenAIServicer):  # type: ignore[misc] # made by protoc, without types
     def __init__(self, backend: Backend, api_key: str | None) -> None:
         self._backend = backend
         self._bearer = None if api_key is None else f"Bearer {api_key.strip()}".encode()
@@ -170,7 +171,8 @@ async def _errors_told(context: Context) -> AsyncIterator[None]:
         await _abort(context, ApiError(500, "internal server error"))
 
 
-async def _abort(context: Context, error: ApiError) -> NoReturn:
+async def _abort(context: Context, error: ApiError) -> None:
+    """End the call with an error; raises gRPC's own, so that nothing comes after it."""
     trailing = [("http-status", str(error.status)), ("error-type", error.kind)]
     if error.retry_after_s is not None:
         trailing.append(("retry-after", f"{error.retry_after_s:g}"))

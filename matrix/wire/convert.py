@@ -87,17 +87,13 @@ class _Codec:
         if field.name == _EXTRA:
             self._reads[field] = (_EXTRA, None)
             return
-        if field.name.endswith(_JSON):
-            name, fit, read = field.name.removesuffix(_JSON), _text, orjson.loads
-        else:
-            name = _json_name(field)
-            fit, read = _ways(field)
-            if read is None and name == field.name:
-                self._scalars[name] = _TYPES[field.type]
-                self._reads[field] = (name, None)
-                return
-        self._others.setdefault(name, []).append((field.name, fit))
+        name = _json_name(field)
+        fit, read = _ways(field)
         self._reads[field] = (name, read)
+        if read is None and name == field.name:
+            self._scalars[name] = _TYPES[field.type]
+        else:
+            self._others.setdefault(name, []).append((field.name, fit))
 
     def pack(self, given: Json) -> Json:
         """Arguments of the message's constructor."""
@@ -140,6 +136,8 @@ class _Codec:
 
 def _ways(field: FieldDescriptor) -> tuple[_Fit, _Read | None]:
     """How a field is written and read; None: as it is."""
+    if field.name.endswith(_JSON):
+        return _text, orjson.loads
     if field.message_type and field.message_type.GetOptions().map_entry:
         return _numbers_by_name, dict
     if field.message_type:
@@ -187,9 +185,10 @@ def _all(types: frozenset[type], values: Iterable[Any]) -> bool:
 
 
 def _json_name(field: FieldDescriptor) -> str:
-    name = field.name
+    name = field.name.removesuffix(_JSON)
     other = _ALTERNATIVES.get(name, name)
-    return other if other in field.containing_type.fields_by_name else name
+    parent = field.containing_type
+    return other if parent and other in parent.fields_by_name else name
 
 
 def _codecs(messages: Iterable[Descriptor]) -> dict[str, _Codec]:
