@@ -36,34 +36,38 @@ def main() -> int:
 
 async def _serve(options: argparse.Namespace, key: str, control_key: str) -> None:
     door = Door(key, control_key)
-    listener = _listen(options.host, options.port)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            door,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=options.drain,
-            log_config=None,
-            access_log=False,
-            # A replica's own pass through.
-            server_header=False,
-            date_header=False,
-            # Who may use /control is told by the address of the connection, not by what a client says.
-            proxy_headers=False,
-        )
-    )
+    listener = listen(options.host, options.port)
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     try:
-        await server.serve(sockets=[listener])
+        await server_of(door, options.drain).serve(sockets=[listener])
     finally:
         await door.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def server_of(door: Door, drain_s: int) -> uvicorn.Server:
+    """The HTTP server; requests under way have `drain_s` seconds at its end."""
+    config = uvicorn.Config(
+        door,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=drain_s,
+        log_config=None,
+        access_log=False,
+        # A replica's own pass through.
+        server_header=False,
+        date_header=False,
+        # Who may use /control is told by the address of the connection, not by what a client says.
+        proxy_headers=False,
+    )
+    return uvicorn.Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0: a free one."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
