@@ -1,18 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tests.serving.door.doors import AUTH, CHAT, CONTROL, KEY, Client, StreamingServer, open_door, route
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    async with open_door() as client:
-        yield client
+from tests.serving.door.doors import AUTH, CHAT, CONTROL, KEY, Client, StreamingServer, route
 
 
 async def test_an_app_is_found_by_its_name_its_model_and_its_address(client: Client) -> None:
