@@ -21,11 +21,11 @@ class Figures:
     """Requests by app and status, and how long they took."""
 
     def __init__(self) -> None:
-        self._requests: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._requests: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._seconds: defaultdict[str, _Histogram] = defaultdict(_Histogram)
 
-    def count(self, app: str, status: int, took_s: float) -> None:
-        """A request has ended."""
+    def count(self, app: str, status: str, took_s: float) -> None:
+        """A request has ended, with a status of HTTP or gRPC."""
         self._requests[app, status] += 1
         seconds = self._seconds[app]
         seconds.counts[bisect_left(BOUNDS, took_s)] += 1
@@ -38,7 +38,7 @@ class Figures:
             "# TYPE matrix_door_requests_total counter",
         ]
         for (app, status), count in self._requests.items():
-            lines.append(f"matrix_door_requests_total{{{label('app', app)},{label('status', str(status))}}} {count}")
+            lines.append(f"matrix_door_requests_total{{{label('app', app)},{label('status', status)}}} {count}")
         lines += [
             "# HELP matrix_door_request_seconds Seconds from a request to the end of its answer.",
             "# TYPE matrix_door_request_seconds histogram",

@@ -14,8 +14,8 @@ from yarl import URL
 from matrix.client.sessions import open_session
 from matrix.client.tries import TryFailedError, from_error, seconds
 from matrix.serving.backend import ApiError
+from matrix.serving.door.pool import Pool, Taken
 from matrix.serving.door.routes import replica_name, root_of
-from matrix.serving.door.table import App, Taken
 from matrix.serving.door.wire import BrokenOffError, ClientGoneError, Receive, Send, sent_back
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Forwarder:
         """Close the connections."""
         await self._session.close()
 
-    async def forward(self, app: App, call: Call, receive: Receive, send: Send) -> int:
+    async def forward(self, pool: Pool, call: Call, receive: Receive, send: Send) -> int:
         """Answer a request. When the client goes away, so does the request to the replica.
 
         Returns:
@@ -80,7 +80,7 @@ class Forwarder:
         assert task is not None  # noqa: S101
         watch = _Watch(task, receive)
         try:
-            return await self._until_answered(app, call, send)
+            return await self._until_answered(pool, call, send)
         except asyncio.CancelledError:
             if not watch.client_gone:
                 raise
@@ -89,12 +89,12 @@ class Forwarder:
         finally:
             watch.stop()
 
-    async def _until_answered(self, app: App, call: Call, send: Send) -> int:
+    async def _until_answered(self, pool: Pool, call: Call, send: Send) -> int:
         tried: set[str] = set()
         faults = 0
         following: Taken | None = None
         while True:
-            taken = following or app.pick(call.affinity, tried) or await app.take(call.affinity, tried, call.deadline)
+            taken = following or pool.pick(call.affinity, tried) or await pool.take(call.affinity, tried, call.deadline)
             tried.add(taken.replica.url)
             following = None
             sent_at = time.monotonic()
@@ -105,7 +105,7 @@ class Forwarder:
                     faults += 1
                     _refused(taken, reply, sent_at)
                     if faults < _MAX_TRIES:
-                        following = _another(app, call.affinity, tried)
+                        following = another(pool, call.affinity, tried)
                 else:
                     taken.owner.succeeded(taken.replica)
                 if following is None:
@@ -125,7 +125,7 @@ class Forwarder:
                 # Nothing is left to close after an answer that was read to its end.
                 if reply is not None:
                     reply.close()
-                app.release(taken)
+                pool.release(taken)
 
     async def _ask(self, taken: Taken, call: Call) -> aiohttp.ClientResponse:
         return await self._session.request(
@@ -184,11 +184,11 @@ class _Watch:
         self._watching.cancel()
 
 
-def _another(app: App, affinity: str | None, tried: set[str]) -> Taken | None:
+def another(pool: Pool, affinity: str | None, tried: set[str]) -> Taken | None:
     """A replica that wasn't tried yet; None if none is ready."""
-    taken = app.pick(affinity, tried)
+    taken = pool.pick(affinity, tried)
     if taken is not None and taken.replica.url in tried:
-        app.release(taken)
+        pool.release(taken)
         return None
     return taken
 

@@ -45,15 +45,19 @@ class Door:
     Args:
         key: What clients send as a bearer token, and replicas get.
         control_key: What the program that tells of apps sends instead.
+
+    Attributes:
+        table: The apps.
+        figures: What is counted about requests.
     """
 
     def __init__(self, key: str, control_key: str) -> None:
         self.table = Table()
+        self.figures = Figures()
         self._key = key
         self._secret, self._control_secret = key.encode(), control_key.encode()
         self._forwarder = Forwarder()
-        self._figures = Figures()
-        self._scraper = Scraper(key, self._figures)
+        self._scraper = Scraper(key, self.figures)
 
     async def close(self) -> None:
         """Close the connections to replicas."""
@@ -116,10 +120,10 @@ class Door:
             affinity=affinity.decode("latin-1") if affinity else None,
             deadline=started_at + _wait_s(headers),
         )
-        status = _GONE
+        status: int = _GONE
         app.enter()
         try:
-            status = await self._forwarder.forward(app, call, receive, send)
+            status = await self._forwarder.forward(app.http, call, receive, send)
         except ApiError as error:
             status = error.status
             raise
@@ -128,7 +132,7 @@ class Door:
             raise
         finally:
             app.leave()
-            self._figures.count(app.name, status, time.monotonic() - started_at)
+            self.figures.count(app.name, str(status), time.monotonic() - started_at)
 
     async def _health(self, name: str, send: Send) -> None:
         app = self.table.apps.get(name)

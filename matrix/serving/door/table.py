@@ -1,50 +1,30 @@
-"""The apps that there are, and which replica of an app the next request goes to."""
+"""The apps that there are, by name and by model."""
 
 from __future__ import annotations
 
-import asyncio
-import math
 import time
-from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
-from matrix.client.endpoints import Endpoint, Endpoints
 from matrix.serving.backend import ApiError
+from matrix.serving.door.pool import Pool
 from matrix.serving.door.routes import RESERVED, AppRoute, NodeRoute, Routes
-
-_LOOK_S = 0.1
-"""How often replicas that are left alone for a while are looked at for requests that wait."""
-_RETRY_AFTER_S = 5.0
-
-
-class Taken(NamedTuple):
-    """A replica that works on a request; give it back with `App.release`."""
-
-    replica: Endpoint
-    owner: Endpoints
-
-
-class _Waiter(NamedTuple):
-    future: asyncio.Future[Taken]
-    affinity: str | None
-    avoid: Collection[str]
 
 
 class App:
-    """An app: its replicas, and the requests that wait for one.
+    """An app.
 
     Attributes:
         route: What the door was told last.
+        http: Its replicas.
+        grpc: Those of them that take gRPC.
         in_flight: Requests waiting or under way.
     """
 
     def __init__(self, route: AppRoute) -> None:
-        self.route = route
         self.in_flight = 0
-        self._replicas: Endpoints | None = None
-        self._waiters: dict[int, _Waiter] = {}
-        self._arrived = 0
-        self._alarm: asyncio.TimerHandle | None = None
+        self.http = Pool(route.name)
+        self.grpc = Pool(route.name)
         self._used_at = time.monotonic()
         self.update(route)
 
@@ -56,7 +36,7 @@ class App:
     @property
     def waiting(self) -> int:
         """Requests that have no replica yet."""
-        return len(self._waiters)
+        return self.http.waiting + self.grpc.waiting
 
     @property
     def idle_s(self) -> float:
@@ -64,22 +44,15 @@ class App:
         return 0.0 if self.in_flight else time.monotonic() - self._used_at
 
     def update(self, route: AppRoute) -> None:
-        """Take over what the door is told; requests that waited for a replica get it now."""
+        """Take over what the door is told."""
         self.route = route
-        if not route.urls:
-            self._replicas = None
-        elif self._replicas is None:
-            # How long to wait for replicas that nobody reaches is up to each request.
-            self._replicas = Endpoints(route.urls, first_contact_s=math.inf)
-        elif set(self._replicas.urls) != {url.rstrip("/") for url in route.urls}:
-            self._replicas.replace(route.urls)
-        self._hand_out()
+        self.http.update(route.urls)
+        self.grpc.update(route.grpc_urls)
 
     def remove(self) -> None:
         """The app is gone: refuse what still waits. Requests under way may end."""
-        for waiter in self._waiters.values():
-            if not waiter.future.done():
-                waiter.future.set_exception(ApiError(404, f"app {self.name!r} has been removed"))
+        for pool in (self.http, self.grpc):
+            pool.refuse(ApiError(404, f"app {self.name!r} has been removed"))
 
     def enter(self) -> None:
         """A request has come."""
@@ -89,63 +62,6 @@ class App:
         """It has been answered, or given up."""
         self.in_flight -= 1
         self._used_at = time.monotonic()
-
-    def pick(self, affinity: str | None = None, avoid: Collection[str] = ()) -> Taken | None:
-        """Take the best replica; None if there is none that takes requests now. See `Endpoints.pick`."""
-        replica = self._replicas.pick(affinity, avoid) if self._replicas is not None else None
-        return None if replica is None or self._replicas is None else Taken(replica, self._replicas)
-
-    async def take(self, affinity: str | None, avoid: Collection[str], deadline: float) -> Taken:
-        """`pick`, waiting for a replica until `deadline`, by `time.monotonic`; first come, first served.
-
-        Raises:
-            ApiError: 503, none came; or 404, the app was removed.
-        """
-        future: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
-        self._arrived = place = self._arrived + 1
-        self._waiters[place] = _Waiter(future, affinity, avoid)
-        self._look_later()
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await future
-        except BaseException as error:
-            # It may have got one in the same turn of the loop in which it was given up.
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self.release(future.result())
-            if isinstance(error, TimeoutError):
-                raise ApiError(503, self._why_none(), retry_after_s=_RETRY_AFTER_S) from None
-            raise
-        finally:
-            del self._waiters[place]
-
-    def release(self, taken: Taken) -> None:
-        """Give back what `pick` or `take` gave."""
-        taken.owner.release(taken.replica)
-
-    def _hand_out(self) -> None:
-        """Give replicas to the requests that wait, in the order in which they came."""
-        for waiter in self._waiters.values():
-            if waiter.future.done():
-                continue
-            taken = self.pick(waiter.affinity, waiter.avoid)
-            if taken is None:
-                break
-            waiter.future.set_result(taken)
-        self._look_later()
-
-    def _look_later(self) -> None:
-        # Without replicas nothing changes until the door is told of some.
-        if self._alarm is None and self._waiters and self._replicas is not None:
-            self._alarm = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
-
-    def _look(self) -> None:
-        self._alarm = None
-        self._hand_out()
-
-    def _why_none(self) -> str:
-        if self._replicas is None:
-            return f"app {self.name!r} has no replica that is ready"
-        return f"no replica of app {self.name!r} can be reached: {self._replicas.last_failure}"
 
 
 class Table:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
-from tests.fake_engine import Fault, FakeEngine
+from tests.fake_engine import FakeEngine, Fault
 from tests.serving.door.doors import AUTH, CHAT, Client, StreamingServer, route
 
 NOBODY = "http://127.0.0.1:9/v1"
@@ -15,7 +15,15 @@ NOBODY = "http://127.0.0.1:9/v1"
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault.http(500), Fault.http(503), Fault.http(429), Fault.reset(), Fault.disconnect(), Fault.half(), Fault.not_http()],
+    [
+        Fault.http(500),
+        Fault.http(503),
+        Fault.http(429),
+        Fault.reset(),
+        Fault.disconnect(),
+        Fault.half(),
+        Fault.not_http(),
+    ],
     ids=lambda fault: f"{fault.kind}-{fault.status}",
 )
 async def test_what_a_replica_fails_at_another_one_answers(client: Client, fault: Fault) -> None:

@@ -53,7 +53,9 @@ def test_one_name_whichever_engine() -> None:
     page = Page()
     page.add(VLLM + HISTOGRAM, {"app": "v", "replica": "r"}, uniform=True)
     page.add(SGLANG, {"app": "s", "replica": "r"}, uniform=True)
-    page.add("# TYPE matrix_requests_running gauge\nmatrix_requests_running 4\n", {"app": "o", "replica": "r"}, uniform=True)
+    page.add(
+        "# TYPE matrix_requests_running gauge\nmatrix_requests_running 4\n", {"app": "o", "replica": "r"}, uniform=True
+    )
     found = samples(page)
     running = {app: of(found, "matrix_requests_running", app=app, replica="r") for app in "vso"}
     assert running == {"v": 5, "s": 3, "o": 4}
@@ -85,9 +87,9 @@ def test_what_is_no_metric_is_left_out() -> None:
 
 def test_figures_of_the_door() -> None:
     figures = Figures()
-    figures.count("a", 200, 0.05)
-    figures.count("a", 200, 3600)
-    figures.count("a", 503, 1)
+    figures.count("a", "200", 0.05)
+    figures.count("a", "200", 3600)
+    figures.count("a", "503", 1)
     page = Page()
     page.add(figures.page(), {})
     found = samples(page)
