@@ -1,4 +1,4 @@
-"""`python -m matrix.serving.door`: the server process. It prints its URL once it listens, and ends with SIGTERM."""
+"""`python -m matrix.serving.door`: the server process. It prints its URLs once it listens, and ends with SIGTERM."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="matrix.serving.door", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="0: a free one")
+    parser.add_argument("--grpc-port", type=int, help="0: a free one; not given: no gRPC")
     parser.add_argument("--drain", type=int, default=60, help="seconds that requests under way get at the end")
     options = parser.parse_args()
     key = os.environ.get("MATRIX_API_KEY")
@@ -38,10 +39,19 @@ async def _serve(options: argparse.Namespace, key: str, control_key: str) -> Non
     door = Door(key, control_key)
     listener = listen(options.host, options.port)
     host, port = listener.getsockname()[:2]
-    print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    shown = f"[{host}]" if ":" in host else host
+    rpc = None
+    if options.grpc_port is not None:
+        from matrix.serving.door.rpc import RpcDoor
+
+        rpc = RpcDoor(key, door.table, door.figures)
+        grpc_port = await rpc.start(options.host, options.grpc_port)
+    print(f"http://{shown}:{port}", *([f"grpc://{shown}:{grpc_port}"] if rpc else []), flush=True)
     try:
         await server_of(door, options.drain).serve(sockets=[listener])
     finally:
+        if rpc is not None:
+            await rpc.close(options.drain)
         await door.close()
 
 

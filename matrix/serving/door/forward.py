@@ -20,11 +20,11 @@ from matrix.serving.door.wire import BrokenOffError, ClientGoneError, Receive, S
 
 _LOG = logging.getLogger(__name__)
 
-_MAX_TRIES = 3
+MAX_TRIES = 3
 # Another replica may do better: it is broken, or says that it is (or what is behind it).
-_FAULTS = frozenset({500, 502, 503, 504})
-_TOO_MANY = 429
-_HOLD_S = 1.0
+FAULTS = frozenset({500, 502, 503, 504})
+TOO_MANY = 429
+HOLD_S = 1.0
 """A replica that refuses for its load without a `Retry-After` is left alone for so long."""
 _READ_WHOLE = 1 << 20
 """An answer of up to so many bytes is read before any of it is sent on: one that breaks off can be asked for again."""
@@ -101,10 +101,10 @@ class Forwarder:
             reply: aiohttp.ClientResponse | None = None
             try:
                 reply = await self._ask(taken, call)
-                if reply.status in _FAULTS or reply.status == _TOO_MANY:
+                if reply.status in FAULTS or reply.status == TOO_MANY:
                     faults += 1
                     _refused(taken, reply, sent_at)
-                    if faults < _MAX_TRIES:
+                    if faults < MAX_TRIES:
                         following = another(pool, call.affinity, tried)
                 else:
                     taken.owner.succeeded(taken.replica)
@@ -116,7 +116,7 @@ class Forwarder:
                 _failed(taken, failure, sent_at)
                 # Without a connection nothing was sent: that may be tried until the deadline.
                 faults += failure.verdict != "unreachable"
-                if faults >= _MAX_TRIES or failure.verdict == "refusal":
+                if faults >= MAX_TRIES or failure.verdict == "refusal":
                     raise ApiError(502, str(failure)) from error
             except BrokenOffError as error:
                 taken.owner.failed(taken.replica, sent_at, str(error))
@@ -197,9 +197,9 @@ def _refused(taken: Taken, reply: aiohttp.ClientResponse, sent_at: float) -> Non
     """Note an answer that says that the replica is broken, or has too much to do."""
     wait_s = seconds(reply.headers.get("Retry-After"))
     # As for the client: without `Retry-After`, 503 comes from proxies whose server is gone.
-    if reply.status == _TOO_MANY or (reply.status == 503 and wait_s):
+    if reply.status == TOO_MANY or (reply.status == 503 and wait_s):
         taken.owner.succeeded(taken.replica)
-        taken.owner.hold(taken.replica, wait_s or _HOLD_S)
+        taken.owner.hold(taken.replica, wait_s or HOLD_S)
     else:
         taken.owner.failed(taken.replica, sent_at, f"{taken.replica.url}: HTTP {reply.status} {reply.reason}")
 
