@@ -28,7 +28,7 @@ class Metric:
     Attributes:
         kind: Prometheus' type.
         help: What it is.
-        sources: The engines' names for it; a server of ours uses our own. The name of a histogram is that of its family.
+        sources: The engines' names for it; a server of ours uses our own. For a histogram, that of its family.
         most: The largest of an engine's series counts (data-parallel ranks), not their sum.
     """
 
@@ -78,14 +78,15 @@ UNIFORM: Mapping[str, Metric] = {
     ),
 }
 
-_SUFFIXES = ("_bucket", "_sum", "_count")
+SUFFIXES = ("_bucket", "_sum", "_count")
+"""Of the samples of a histogram or summary."""
 
 
 def _sources() -> Iterator[tuple[str, str]]:
     for ours, metric in UNIFORM.items():
         for theirs in metric.sources:
             if metric.kind == "histogram":
-                yield from ((theirs + suffix, ours + suffix) for suffix in _SUFFIXES)
+                yield from ((theirs + suffix, ours + suffix) for suffix in SUFFIXES)
             else:
                 yield theirs, ours
 
@@ -122,7 +123,12 @@ _TOKENS = (
 _LOAD: Mapping[str, int] = {name: place for place, names in enumerate((_RUNNING, _WAITING, _TOKENS)) for name in names}
 
 # A brace may stand in a label's value, so the last one ends the labels; a time stamp may follow the value.
-_SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)[ \t]*(?:\{(.*)\})?[ \t]+(\S+)(?:[ \t]+-?\d+)?\s*", re.ASCII)
+_SAMPLE = re.compile(
+    r"""([A-Za-z_:][\w:]*) [ \t]* (?:\{(.*)\})?
+        [ \t]+ ([-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|inf|nan))
+        (?:[ \t]+-?\d+)? \s*""",
+    re.ASCII | re.IGNORECASE | re.VERBOSE,
+)
 
 
 def sample_of(line: str) -> Sample | None:
