@@ -193,6 +193,13 @@ class GatewayEngine(AppEngine):
     max_attempts: int = Field(default=3, gt=0)
     """Calls for one request that may fail by the vendor's fault before the client hears of it."""
 
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, given: str | None) -> str | None:
+        if given is not None and not _is_base_url(given):
+            raise ValueError(f"{given}: no http or https URL, such as https://HOST")
+        return given
+
 
 class AzureEngine(GatewayEngine):
     """Azure OpenAI. `model.name` is the name of the deployment."""
