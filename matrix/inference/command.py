@@ -106,6 +106,8 @@ def _run(arguments: list[str]) -> int:
         jobs.run(spec)
     finally:
         jobs.close()
+    if spec.plan:
+        return jobs.exit_code
     summary = jobs.outcomes[-1].summary
     if summary is None:
         print(f"{command.output} isn't written; what there is lies in {spec.run.dir}", file=sys.stderr)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from matrix.run.console import Console
 from matrix.run.execute import Outcome, execute
+from matrix.run.planning import show_plan
 from matrix.run.rundir import place
 from matrix.run.session import Session
 from matrix.run.stop import Interrupted, stop_on_signals
@@ -32,6 +33,7 @@ class Jobs:
         self._console = Console()
         self._session = Session(self._console)
         self._outcomes: list[Outcome] = []
+        self._plans = 0
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -40,11 +42,13 @@ class Jobs:
 
     @property
     def exit_code(self) -> int:
-        """0 if every job went well, else the worst job's."""
-        return max((outcome.exit_code for outcome in self._outcomes), default=0)
+        """0 if every job went well, else the worst job's; 1 for a plan that lacks room."""
+        return max((self._plans, *(outcome.exit_code for outcome in self._outcomes)))
 
     def run(self, spec: RunSpec, sweep_dir: Path | None = None, number: int | None = None) -> float | None:
-        """Run one job; a job that fails is remembered and leaves the others alone.
+        """Run one job, or with `plan` only say what it would start.
+
+        A job that fails is remembered and leaves the others alone.
 
         Args:
             spec: The checked spec.
@@ -57,6 +61,9 @@ class Jobs:
         Raises:
             Interrupted: The process was asked to stop.
         """
+        if spec.plan:
+            self._plans = max(self._plans, show_plan(spec))
+            return None
         run_dir = place(spec, sweep_dir, number)
         with stop_on_signals():
             try:

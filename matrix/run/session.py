@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matrix.check import gpus_per_node
+from matrix.apps.nodes import gpus_per_node
 from matrix.cluster.ray import RayCluster, connect, not_launched
 from matrix.errors import AppError
 from matrix.models.source import ResolvedModel

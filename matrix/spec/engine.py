@@ -203,6 +203,13 @@ class GatewayEngine(RemoteEngine):
     base_url: str | None = None
     """Another address of the vendor's API (a proxy, a private endpoint); None: the vendor's own."""
 
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, given: str | None) -> str | None:
+        if given is not None and not _is_base_url(given):
+            raise ValueError(f"{given}: no http or https URL, such as https://HOST")
+        return given
+
 
 class AzureEngine(GatewayEngine):
     """Azure OpenAI. `model.name` is the name of the deployment."""

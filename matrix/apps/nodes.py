@@ -1,0 +1,60 @@
+"""The machines that apps are placed on, as a spec describes them before there is a cluster."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from matrix.spec import AttachCluster, ClusterSpec, EngineSpec, LocalCluster, SglangEngine, SlurmCluster, VllmEngine
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of a cluster.
+
+    Attributes:
+        name: What messages call it.
+        total: What it has, by Ray's names (`CPU`, `GPU`); infinite where it isn't known.
+        available: What of it is free.
+    """
+
+    name: str
+    total: Mapping[str, float]
+    available: Mapping[str, float]
+
+
+def nodes_of(cluster: ClusterSpec) -> list[Node]:
+    """The nodes of a cluster by its spec, all free; the CPUs of an attached one aren't known before it is asked."""
+    gpus = gpus_per_node(cluster)
+    match cluster:
+        case LocalCluster():
+            names, cpus = ["this machine"], float(cluster.cpus or os.cpu_count() or 1)
+        case SlurmCluster():
+            names, cpus = [f"worker-{number + 1}" for number in range(cluster.workers)], float(cluster.cpus_per_node)
+        case AttachCluster():
+            names, cpus = [f"node-{number + 1}" for number in range(cluster.nodes)], math.inf
+    total = {"CPU": cpus, "GPU": float(gpus)}
+    return [Node(name, total, total) for name in names]
+
+
+def gpus_of_this_machine() -> int:
+    """Count the NVIDIA GPUs of this machine by their device files, honouring CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def gpus_per_node(cluster: ClusterSpec) -> int:
+    """GPUs of one node of the cluster."""
+    return gpus_of_this_machine() if cluster.gpus_per_node is None else cluster.gpus_per_node
+
+
+def on_cpu(engine: EngineSpec, gpus: float) -> bool:
+    """Whether an engine runs without GPUs where a node has so many."""
+    if isinstance(engine, VllmEngine):
+        return engine.device == "cpu" or (engine.device == "auto" and gpus == 0)
+    return not isinstance(engine, SglangEngine)

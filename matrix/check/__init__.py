@@ -1,0 +1,86 @@
+"""The one check of a config before anything starts: types, names, files, secrets, installed parts, GPU fit, placement.
+
+docs/checks.md lists what is checked. Every rule is a function from the sections of the spec that it needs to problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from matrix.check.engines import check_app_names, check_engine
+from matrix.check.fit import check_fit, check_room
+from matrix.check.problems import type_problem
+from matrix.check.sections import check_cluster, check_data, check_pipeline, check_workload
+from matrix.errors import Problem, did_you_mean
+from matrix.spec import AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec
+from matrix.tracking.tracker import check_tracker
+
+__all__ = ["check"]
+
+
+def check(config: Mapping[str, Any]) -> tuple[RunSpec | None, list[Problem]]:
+    """Check a resolved config as a whole.
+
+    A section with a wrong type doesn't hide the problems of the others: rules that need it are left out, the rest is
+    checked.
+
+    Args:
+        config: The composed config as plain data.
+
+    Returns:
+        The spec (None if a type or a name is wrong) and every problem found.
+    """
+    sections: dict[str, Any] = {}
+    problems = [
+        Problem(name, None, "no such key", did_you_mean(name, list(RunSpec.model_fields)))
+        for name in config
+        if name not in RunSpec.model_fields
+    ]
+    for name, field in RunSpec.model_fields.items():
+        annotation: Any = Annotated[field.annotation, field]
+        if name not in config and not field.is_required():
+            sections[name] = field.get_default()
+            continue
+        try:
+            sections[name] = TypeAdapter(annotation).validate_python(config.get(name))
+        except ValidationError as error:
+            problems += [type_problem((name, *detail["loc"]), detail, config) for detail in error.errors()]
+    spec = None if problems else RunSpec.model_construct(**sections)
+    for needed, rule in _RULES:
+        if all(name in sections for name in needed):
+            problems += rule(*(sections[name] for name in needed))
+    return spec, problems
+
+
+def _engine(engine: EngineSpec, model: ModelSpec) -> list[Problem]:
+    return check_engine("", engine, model)
+
+
+def _fit(cluster: ClusterSpec, engine: EngineSpec, model: ModelSpec) -> list[Problem]:
+    return check_fit("", cluster, engine, model)
+
+
+def _apps(apps: dict[str, AppSpec]) -> list[Problem]:
+    return [found for name, app in apps.items() for found in check_engine(f"apps.{name}.", app.engine, app.model)]
+
+
+def _apps_fit(cluster: ClusterSpec, apps: dict[str, AppSpec]) -> list[Problem]:
+    return [found for name, app in apps.items() for found in check_fit(f"apps.{name}.", cluster, app.engine, app.model)]
+
+
+_RULES: tuple[tuple[tuple[str, ...], Callable[..., list[Problem]]], ...] = (
+    (("dataset",), check_data),
+    (("engine", "model"), _engine),
+    (("apps",), _apps),
+    (("engine", "model", "apps"), check_app_names),
+    (("cluster",), check_cluster),
+    (("cluster", "engine", "model"), _fit),
+    (("cluster", "apps"), _apps_fit),
+    (("cluster", "engine", "model", "apps", "plan"), check_room),
+    (("workload", "model"), check_workload),
+    (("pipeline",), check_pipeline),
+    (("tracker",), check_tracker),
+)

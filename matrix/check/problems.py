@@ -1,0 +1,87 @@
+"""Findings in terms of the config: keys as they are typed, the value, the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any, get_args
+
+from pydantic_core import ErrorDetails
+
+from matrix.errors import Problem, did_you_mean
+from matrix.spec import RunSpec
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module could be imported, without importing it (of `google.genai` only the empty `google`)."""
+    parent = module.rpartition(".")[0]
+    return (not parent or is_installed(parent)) and find_spec(module) is not None
+
+
+def not_installed(key: str, value: object, what: str, package: str, instead: str) -> Problem:
+    """A part that the config needs and that isn't there."""
+    return Problem(key, value, f"{what} is not installed", f"pip install '{package}', or {instead}")
+
+
+def type_problem(loc: tuple[int | str, ...], detail: ErrorDetails, config: Mapping[str, Any]) -> Problem:
+    """Say pydantic's finding in terms of the config.
+
+    Args:
+        loc: Where it is, with the names of the tags that pydantic puts into the path.
+        detail: What pydantic says.
+        config: The whole config.
+    """
+    path = _typed_path(loc, config)
+    key = ".".join(path)
+    match detail["type"]:
+        case "extra_forbidden":
+            return Problem(key, detail["input"], "no such key", did_you_mean(path[-1], _names_beside(loc)))
+        case "missing":
+            return Problem(key, None, "is missing", f"give it: {key}=VALUE")
+        case "union_tag_invalid" | "union_tag_not_found":
+            kinds = str(detail.get("ctx", {}).get("expected_tags", "")).replace("'", "")
+            given = detail["input"]
+            kind = given.get("kind") if isinstance(given, Mapping) else None
+            return Problem(f"{key}.kind", kind, "no such kind", f"one of: {kinds}")
+        case "value_error":
+            return Problem(key, None, str(detail["ctx"]["error"]))
+        case _:
+            message = detail["msg"].replace("Input should be", "should be").replace("String should", "should")
+            return Problem(key, detail["input"], message)
+
+
+def _typed_path(loc: tuple[int | str, ...], config: Mapping[str, Any]) -> list[str]:
+    """Drop the tags that pydantic puts into the path of a discriminated union."""
+    path: list[str] = []
+    here: Any = config
+    for part in loc:
+        if isinstance(here, Mapping) and here.get("kind") == part and part not in here:
+            continue
+        path.append(str(part))
+        here = here.get(part) if isinstance(here, Mapping) else None
+    return path
+
+
+def _names_beside(loc: tuple[int | str, ...]) -> list[str]:
+    """Valid names at the place of an unknown key."""
+    model: Any = RunSpec
+    for part in loc[:-1]:
+        model = _step(model, part)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _step(model: Any, part: int | str) -> Any:
+    if isinstance(part, int):
+        return get_args(model)[0]
+    if hasattr(model, "model_fields"):
+        return model.model_fields[part].annotation if part in model.model_fields else model
+    if getattr(model, "__origin__", None) is dict:
+        return get_args(model)[1]
+    # An annotated union, as in a dict's values, holds the union itself first.
+    members = [member for given in get_args(model) for member in (get_args(given) or (given,))]
+    tagged = [
+        member
+        for member in members
+        if hasattr(member, "model_fields") and part in get_args(member.model_fields["kind"].annotation)
+    ]
+    return tagged[0] if tagged else model

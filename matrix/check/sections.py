@@ -1,0 +1,59 @@
+"""Rules on the sections that have little to do with each other: data set, cluster, workload, pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matrix.check.problems import is_installed, not_installed
+from matrix.data.sources import check_dataset
+from matrix.errors import ConfigError, Problem
+from matrix.pipelines.prompt import compile_prompt, compile_template
+from matrix.spec import AttachCluster, ClusterSpec, DatasetSpec, GenerateSpec, ModelSpec, WorkloadSpec
+
+
+def check_data(dataset: DatasetSpec) -> list[Problem]:
+    """The file is there, or what reads the hub."""
+    message = check_dataset(dataset)
+    if message:
+        return [Problem("dataset.path", dataset.path, message)]
+    if dataset.path is None and not is_installed("datasets"):
+        return [not_installed("dataset.hub", dataset.hub, "datasets", "matrix-llm[hub]", "dataset.path=FILE")]
+    return []
+
+
+def check_cluster(cluster: ClusterSpec) -> list[Problem]:
+    """The token file is there."""
+    if isinstance(cluster, AttachCluster) and cluster.token_path and not Path(cluster.token_path).is_file():
+        return [Problem("cluster.token_path", cluster.token_path, "no such file", "the token file of the cluster")]
+    return []
+
+
+def check_workload(workload: WorkloadSpec, model: ModelSpec) -> list[Problem]:
+    """A budget needs a price, drivers need requests to send, and Ray."""
+    problems = []
+    if workload.budget_usd is not None and not model.price.is_known:
+        hint = "model.price.input_per_million=... and model.price.output_per_million=... in US dollars"
+        problems.append(Problem("workload.budget_usd", workload.budget_usd, "what the model costs isn't known", hint))
+    if workload.concurrency.max < workload.drivers:
+        message = f"is less than workload.drivers={workload.drivers}, and each needs one"
+        problems.append(Problem("workload.concurrency.max", workload.concurrency.max, message, "fewer drivers"))
+    if workload.drivers > 1 and not is_installed("ray"):
+        problems.append(
+            not_installed("workload.drivers", workload.drivers, "Ray", "matrix-llm[vllm]", "workload.drivers=1")
+        )
+    return problems
+
+
+def check_pipeline(pipeline: GenerateSpec) -> list[Problem]:
+    """The templates compile."""
+    problems: list[Problem] = []
+    try:
+        compile_prompt(pipeline)
+    except ConfigError as error:
+        problems += error.problems
+    for number, scorer in enumerate(pipeline.scorers):
+        try:
+            compile_template(scorer.reference, f"pipeline.scorers.{number}.reference")
+        except ConfigError as error:
+            problems += error.problems
+    return problems
