@@ -70,7 +70,7 @@ class Cli:
             AppError: An app failed, can't be placed, or runs with another spec.
         """
         from matrix.apps.deploying import Deploying
-        from matrix.check import gpus_per_node
+        from matrix.apps.nodes import gpus_per_node
         from matrix.compose import compose_spec
 
         spec = compose_spec([*overrides, "tracker=none"])

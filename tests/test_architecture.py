@@ -20,7 +20,7 @@ LAYERS = (
     {"cluster", "apps", "models", "pipelines", "agents", "tracking", "jobs"},
     {"check"},
     {"run", "compose", "api"},
-    {"inference"},
+    {"inference", "commands"},
     {"cli"},
     # What the package hands out by its own name.
     {"__init__"},
@@ -32,6 +32,8 @@ NEIGHBOURS = {
     ("client", "data.rows"),
     # An engine gets its model as a folder.
     ("apps", "models"),
+    # Programs deploy by the same overrides as the command line.
+    ("api", "compose"),
 }
 
 # The only ones that know Hydra: everything else gets a RunSpec.

@@ -88,7 +88,8 @@ class Deploying:
         new = [app for app in apps if app.name not in done.unchanged]
         done.added = [app.name for app in new if app.name not in done.replaced]
         if new:
-            place(new, self._log_dir, self._say, self._on_status, kept=True, wait=wait, grows=self._grows)
+            options: dict[str, Any] = {"gpus_per_node": self._gpus_per_node, "grows": self._grows, "wait": wait}
+            place(new, self._log_dir, self._say, self._on_status, kept=True, **options)
         door = ensure_door(self._log_dir)
         done.front_door, done.api_key = door["url"], cluster_key()
         return done
@@ -148,7 +149,7 @@ def describe_cluster() -> dict[str, Any]:
                 "replicas": replicas,
             }
         )
-    nodes = [{"name": node.name, "total": _shown(node.total), "free": _shown(node.free)} for node in live_nodes()]
+    nodes = [{"name": node.name, "total": _shown(node.total), "free": _shown(node.available)} for node in live_nodes()]
     return {"nodes": nodes, "front_door": None if door is None else door["url"], "apps": apps}
 
 

@@ -1,4 +1,4 @@
-"""The front door as a Serve app of its own: a process of ours (`matrix.serving.door`), told each second who is where."""
+"""The front door as a Serve app: a process of ours (`matrix.serving.door`) that is told each second who is where."""
 
 from __future__ import annotations
 

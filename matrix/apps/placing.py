@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from matrix.apps.deploy import App, deploy, wait_until_healthy, wait_until_placed
-from matrix.apps.placement import Node, bundles_of, missing, never_fits, order
+from matrix.apps.nodes import Node, on_cpu
+from matrix.apps.placement import bundles_of, missing, order
 from matrix.apps.status import AppStatus
 from matrix.errors import AppError
 from matrix.models.source import ResolvedModel
-from matrix.spec import AppSpec, VllmEngine
+from matrix.spec import AppSpec
 
 
 def make_app(name: str, app: AppSpec, source: ResolvedModel | None, gpus_per_node: int) -> App:
     """An app with what a replica of it takes on nodes with so many GPUs."""
-    engine = app.engine
-    device = engine.device if isinstance(engine, VllmEngine) else "auto"
-    cpu = device == "cpu" or (device == "auto" and gpus_per_node == 0)
-    bundles = bundles_of(engine, app.model, cpu=cpu, gpus_per_node=gpus_per_node)
-    return App(name, engine, app.model, source, cpu, bundles)
+    cpu = on_cpu(app.engine, gpus_per_node)
+    bundles = bundles_of(app.engine, app.model, cpu=cpu, gpus_per_node=gpus_per_node)
+    return App(name, app.engine, app.model, source, cpu, bundles)
 
 
 def place(
@@ -29,6 +29,7 @@ def place(
     warn: Callable[[str], None],
     on_status: Callable[[list[AppStatus]], None],
     *,
+    gpus_per_node: int,
     kept: bool,
     wait: bool = True,
     grows: bool = True,
@@ -40,6 +41,7 @@ def place(
         log_dir: Folder for the engines' logs.
         warn: Told which resources an app waits for.
         on_status: Told how far the apps are, again and again.
+        gpus_per_node: GPUs of a node.
         kept: They stay when this process ends.
         wait: Wait until they are healthy.
         grows: Nodes may join the cluster; if not, an app that fits on none of them is refused.
@@ -47,11 +49,13 @@ def place(
     Raises:
         AppError: One failed, took too long, or fits on no node.
     """
-    ordered = order(list(apps), key=lambda app: app.bundles)
+    specs = {app.name: AppSpec.model_construct(engine=app.engine, model=app.model) for app in apps}
+    by_name = {app.name: app for app in apps}
+    ordered = [by_name[name] for name in order(specs, gpus_per_node=gpus_per_node)]
     for app in ordered:
         nodes = live_nodes()
         lacking = missing(nodes, app.bundles)
-        if lacking and not grows and never_fits(nodes, app.bundles):
+        if lacking and not grows and missing([replace(node, available=node.total) for node in nodes], app.bundles):
             raise AppError(f"app {app.name} fits on no node of this cluster: {lacking}")
         if lacking:
             warn(f"App {app.name} has to wait: {lacking}")

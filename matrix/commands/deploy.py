@@ -14,7 +14,7 @@ HELP = """\
 usage: matrix deploy_applications [--action add|replace|remove] [app=NAME,...] [wait=false] [plan=true] [OVERRIDES]
 
 Deploy the apps of a config so that they stay: the one that engine= and model= describe, and any more under apps.
-With cluster=local (the default) a Ray cluster of this machine is started if it isn't there; matrix stop_cluster ends it.
+With cluster=local (the default) Ray is started on this machine if it isn't there; matrix stop_cluster ends it.
 
   --action add       deploy those that aren't there (the default); the others on the cluster are left alone
            replace   bring those that run with another spec to this one; requests under way are finished
@@ -40,10 +40,11 @@ def main(arguments: list[str]) -> int:
     names = own["app"].split(",") if own["app"] else None
     wait = flag(own, "wait")
     if flag(own, "plan"):
-        from matrix.apps.planning import show_plan
         from matrix.compose import compose_spec
+        from matrix.run.planning import show_plan
 
-        return show_plan(compose_spec([*overrides, "tracker=none"]), names)
+        spec = compose_spec([*overrides, "tracker=none"])
+        return show_plan(spec.cluster, {n: app for n, app in spec.all_apps().items() if names is None or n in names})
     live = _Live()
     with Cli() as cli:
         done = cli.deploy_applications(

@@ -13,7 +13,7 @@ from matrix.run.console import Console
 from matrix.run.execute import Outcome, execute
 from matrix.run.planning import show_plan
 from matrix.run.rundir import place
-from matrix.run.session import Session
+from matrix.run.session import Session, on_cluster
 from matrix.run.stop import Interrupted, stop_on_signals
 from matrix.spec import RunSpec
 from matrix.spec.redact import redact_arguments
@@ -62,7 +62,7 @@ class Jobs:
             Interrupted: The process was asked to stop.
         """
         if spec.plan:
-            self._plans = max(self._plans, show_plan(spec))
+            self._plans = max(self._plans, show_plan(spec.cluster, on_cluster(spec)))
             return None
         run_dir = place(spec, sweep_dir, number)
         with stop_on_signals():

@@ -81,7 +81,7 @@ class Session:
             AppError: An engine failed, or can't be placed.
         """
         started = time.monotonic()
-        deployed = {name: app for name, app in spec.all_apps().items() if not runs_by_itself(name, spec)}
+        deployed = on_cluster(spec)
         if spec.workload.drivers > 1 or deployed:
             self._join(spec)
         engine_s = self._deploy(spec, deployed, sources, log_dir) if deployed else 0.0
@@ -148,7 +148,9 @@ class Session:
             def show(statuses: list[AppStatus]) -> None:
                 stage.detail = "; ".join(map(str, statuses))
 
-            place(renamed, log_dir, log.warning, show, kept=False, grows=spec.cluster.kind != "local")
+            place(
+                renamed, log_dir, log.warning, show, gpus_per_node=gpus, kept=False, grows=spec.cluster.kind != "local"
+            )
         return time.monotonic() - started
 
     def _served(self, spec: RunSpec, waited_s: float, engine_s: float) -> Served:
@@ -192,16 +194,16 @@ class Session:
             remove(name, patient=False)
 
 
-def runs_by_itself(name: str, spec: RunSpec) -> bool:
-    """Whether an app needs no cluster.
+def on_cluster(spec: RunSpec) -> dict[str, AppSpec]:
+    """Those apps of a run that go on its cluster, by name.
 
-    A server that is there already doesn't, unless it is one of `apps`, and neither does the main gateway on a laptop:
-    our server in front of somebody's API. On a cluster that is there already it is an app, whose limits all share.
+    The main one doesn't if it is a server that is there already, or a gateway on a laptop: that is a process of the
+    run. On a cluster that is there already a gateway is an app, whose limits all share.
     """
-    if name != spec.main_app or name in spec.apps:
-        return False
-    is_gateway = isinstance(spec.engine, GatewayEngine) and isinstance(spec.cluster, LocalCluster)
-    return isinstance(spec.engine, OpenAIEngine) or is_gateway
+    by_itself = isinstance(spec.engine, OpenAIEngine) or (
+        isinstance(spec.engine, GatewayEngine) and isinstance(spec.cluster, LocalCluster)
+    )
+    return {name: app for name, app in spec.all_apps().items() if name in spec.apps or not by_itself}
 
 
 def check_launch(spec: RunSpec) -> None:
@@ -210,6 +212,5 @@ def check_launch(spec: RunSpec) -> None:
     Raises:
         ClusterError: A cluster that it can't bring up.
     """
-    needs_cluster = spec.workload.drivers > 1 or not all(runs_by_itself(name, spec) for name in spec.all_apps())
-    if needs_cluster and isinstance(spec.cluster, SlurmCluster):
+    if (spec.workload.drivers > 1 or on_cluster(spec)) and isinstance(spec.cluster, SlurmCluster):
         raise not_launched()

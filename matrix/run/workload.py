@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from matrix.client.concurrency import AdaptiveLimit
 from matrix.apps.directory import NEWS_S
+from matrix.client.concurrency import AdaptiveLimit
 from matrix.client.endpoints import Endpoints
 from matrix.client.gate import Gate
 from matrix.client.http import ModelClient

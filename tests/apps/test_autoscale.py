@@ -60,5 +60,5 @@ def test_the_spec_takes_a_number_or_limits(given: object, expected: tuple[int, i
 
 @pytest.mark.parametrize("given", [0, -1, True, "2", {"min": 3, "max": 2}, {"max": 0}])
 def test_the_spec_refuses_what_makes_no_sense(given: object) -> None:
-    with pytest.raises(ValueError, match="replicas|min=3|greater"):
+    with pytest.raises(ValueError, match=r"replicas|min=3|greater"):
         Replicas.model_validate(given)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matrix.apps import sglang
 from matrix.apps.vllm import engine_environment, launch
-from matrix.models.source import ResolvedModel
 from matrix.compose import compose_spec
+from matrix.models.source import ResolvedModel
 from matrix.spec import RunSpec, SglangEngine, VllmEngine
 
 

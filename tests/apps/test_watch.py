@@ -51,7 +51,9 @@ def test_a_process_gets_its_addresses_and_secrets_and_not_rays_token(tmp_path: P
 
 
 def test_its_failure_shows_its_last_lines(tmp_path: Path) -> None:
-    process = GuardedProcess("it", [sys.executable, "-c", "print('why'); raise SystemExit(3)"], {}, tmp_path / "log", {})
+    process = GuardedProcess(
+        "it", [sys.executable, "-c", "print('why'); raise SystemExit(3)"], {}, tmp_path / "log", {}
+    )
     while process.exit_code is None:
         time.sleep(0.02)
     assert process.failure() == f"it ended with exit code 3; its last lines ({tmp_path / 'log'}):\n    why"

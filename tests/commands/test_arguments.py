@@ -54,5 +54,5 @@ def test_actions(arguments: list[str], expected: tuple[str, list[str]]) -> None:
 
 
 def test_an_unknown_action_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--action=remvoe: no such action .did you mean remove"):
+    with pytest.raises(ConfigError, match=r"--action=remvoe: no such action .did you mean remove"):
         _action(["--action", "remvoe"])
