@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,13 +20,19 @@ from botocore.credentials import (
 )
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from matrix.errors import AppError
 from matrix.serving.backend import ApiError, Json
+from matrix.serving.gateways.base import Key, gate_of
 from matrix.spec.engine import AwsEngine
 
 THREADS = 256
 """Calls under way at a time in one process, others wait. A stream takes a thread only while it waits for an event."""
 
+ERRORS = (exceptions.BotoCoreError, exceptions.ClientError, HTTPError)
+"""What boto3 raises, the last one out of a stream."""
+
 _CONNECT_TIMEOUT_S = 10.0
+_THREAD_LAGS_S = 5.0
 
 _OF_CODE = {
     "AccessDenied": 403,
@@ -90,27 +96,37 @@ class Aws:
         self._client: Any = None
 
     async def start(self) -> None:
-        """Make the client; says at once if there are no credentials.
+        """Make the client.
 
         Raises:
-            ApiError: 401: no credentials.
+            AppError: The profile, or what the role is assumed with, isn't there.
         """
-        await self._in_thread(self._current)
+        try:
+            await self._in_thread(self._current)
+        except exceptions.BotoCoreError as error:
+            raise AppError(f"No client for {self._service}: {error}") from error
 
     def close(self) -> None:
         """Give the threads back."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def call(self, operation: str, arguments: Json) -> Json:
-        """Call an operation by its Python name.
+    async def call(self, operation: str, arguments: Json, take: Callable[[Any], Any] = lambda answer: answer) -> Any:
+        """Call an operation.
+
+        Args:
+            operation: Its Python name.
+            arguments: Its arguments.
+            take: What is taken of the answer, in the thread: reading a body blocks.
+
+        Returns:
+            What `take` returns; the answer itself without one.
 
         Raises:
-            ApiError: What the service said, or that it can't be reached.
+            Exception: One of `ERRORS`.
         """
-        answer: Json = await self._in_thread(functools.partial(self._call, operation, arguments))
-        return answer
+        return await self._in_thread(lambda: take(self._call(operation, arguments)))
 
-    async def events(self, operation: str, arguments: Json, stream: str) -> AsyncIterator[Json]:
+    async def events(self, operation: str, arguments: Json, stream: str) -> AsyncGenerator[Json, None]:
         """Call an operation that answers with a stream of events.
 
         Args:
@@ -119,7 +135,7 @@ class Aws:
             stream: Member of the answer that is the stream.
 
         Raises:
-            ApiError: As `call`; from the first `anext` if there is no stream at all.
+            Exception: One of `ERRORS`; from the first `anext` if there is no stream at all.
         """
         events = (await self.call(operation, arguments))[stream]
         each = iter(events)
@@ -131,10 +147,7 @@ class Aws:
             self._pool.submit(events.close)
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        except (exceptions.BotoCoreError, exceptions.ClientError, HTTPError) as error:
-            raise api_error(error) from error
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _call(self, operation: str, arguments: Json) -> Any:
         client = self._current()
@@ -162,17 +175,23 @@ class Aws:
                 retries={"total_max_attempts": 1, "mode": "standard"},
                 max_pool_connections=THREADS,
                 connect_timeout=_CONNECT_TIMEOUT_S,
-                read_timeout=self._engine.timeout_s,
+                # The gateway's own limit comes first: this one is for the thread, which nothing else ends.
+                read_timeout=self._engine.timeout_s + _THREAD_LAGS_S,
             ),
         )
+
+
+def key_of(engine: AwsEngine) -> Key:
+    """The one key of a gateway: boto3 finds the credentials, and finds them anew."""
+    return Key(engine.role_arn or engine.profile or "aws", "", gate_of(engine), engine.base_url)
 
 
 def session(engine: AwsEngine) -> botocore.session.Session:
     """A session with the credentials that the engine names, looked up anew.
 
     Raises:
-        botocore.exceptions.NoCredentialsError: There are none. Not for Bedrock with an API key of its own
-            (`AWS_BEARER_TOKEN_BEDROCK`), which needs none.
+        botocore.exceptions.NoCredentialsError: There are none to assume `role_arn` with. Without a role that is seen
+            only at the first call, since Bedrock also takes an API key of its own (`AWS_BEARER_TOKEN_BEDROCK`).
     """
     own = botocore.session.Session(profile=engine.profile)
     if engine.role_arn is None:
@@ -204,8 +223,10 @@ class _Assumed(CredentialProvider):  # type: ignore[misc]
         return DeferredRefreshableCredentials(self._fetcher.fetch_credentials, self.METHOD)
 
 
-def api_error(error: exceptions.BotoCoreError | exceptions.ClientError | HTTPError) -> ApiError:
-    """The error of ours for one of boto3's."""
+def refusal(error: Exception) -> ApiError | None:
+    """What one of boto3's errors means; None if it is none of them."""
+    if not isinstance(error, ERRORS):
+        return None
     if isinstance(error, exceptions.ClientError):
         return _of_service(error)
     text = f"{type(error).__name__}: {error}"

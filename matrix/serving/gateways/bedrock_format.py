@@ -268,12 +268,10 @@ class ConverseStream:
 
     Args:
         model: What chunks say.
-        with_usage: Whether the last one tells the usage.
     """
 
-    def __init__(self, model: str, *, with_usage: bool) -> None:
+    def __init__(self, model: str) -> None:
         self._chunks = Chunks(model)
-        self._with_usage = with_usage
         self._calls: dict[int, int] = {}
         """Place among the tool calls of each block that is one."""
         self._without_input: set[int] = set()
@@ -303,14 +301,14 @@ class ConverseStream:
         return []
 
     def end(self) -> list[Json]:
-        """The chunks after the last event.
+        """The chunk with the usage, after the last event.
 
         Raises:
             ApiError: 502: the stream broke off before the answer's end.
         """
         if not self._ended:
             raise ApiError(502, f"{API} broke off its stream before the end of the answer")
-        return [self._chunks.usage(usage(self._usage))] if self._with_usage and self._usage else []
+        return [self._chunks.usage(usage(self._usage))] if self._usage else []
 
     def _call(self, block: int, use: Json) -> Json:
         self._calls[block] = len(self._calls)

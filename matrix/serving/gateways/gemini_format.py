@@ -235,12 +235,10 @@ class GeminiStream:
 
     Args:
         model: What chunks say.
-        with_usage: Whether the last one tells the usage.
     """
 
-    def __init__(self, model: str, *, with_usage: bool) -> None:
+    def __init__(self, model: str) -> None:
         self._chunks = Chunks(model)
-        self._with_usage = with_usage
         self._usage: types.GenerateContentResponseUsageMetadata | None = None
         self._calls: dict[int, int] = {}
         self._finished: set[int] = set()
@@ -278,20 +276,20 @@ class GeminiStream:
         return chunks
 
     def end(self) -> list[Json]:
-        """The chunks after the last response.
+        """The chunk with the usage, after the last response.
 
         Raises:
             ApiError: 502: the stream broke off before the answer's end.
         """
         if not self._calls or self._calls.keys() - self._finished:
             raise ApiError(502, f"{API} broke off its stream before the end of the answer")
-        return [self._chunks.usage(usage(self._usage))] if self._with_usage else []
+        return [self._chunks.usage(counted)] if (counted := usage(self._usage)) else []
 
 
-def usage(counted: types.GenerateContentResponseUsageMetadata | None) -> Json:
+def usage(counted: types.GenerateContentResponseUsageMetadata | None) -> Json | None:
     """The `usage`; thoughts count as tokens of the answer."""
     if counted is None:
-        return shapes.usage_of(0, 0)
+        return None
     prompt = (counted.prompt_token_count or 0) + (counted.tool_use_prompt_token_count or 0)
     said = (counted.candidates_token_count or 0) + (counted.thoughts_token_count or 0)
     return shapes.usage_of(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import struct
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from matrix.serving.backend import ApiError, Json
@@ -27,6 +29,19 @@ VLLM_FIELDS = {
 def refused(message: str) -> ApiError:
     """The error for a request that can't be put into the vendor's words."""
     return ApiError(400, message)
+
+
+@contextmanager
+def reading_a_request() -> Iterator[None]:
+    """Within it, what can't be found or used is the request's fault: the body comes from a client as it is.
+
+    Raises:
+        ApiError: 400.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise refused(f"the request isn't as OpenAI's API wants it: {type(error).__name__}: {error}") from error
 
 
 def refuse_fields(body: Json, fields: Iterable[str], api: str) -> None:
@@ -112,15 +127,15 @@ def choice(
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
 
-def completion(model: str, choices: list[Json], usage: Json) -> Json:
-    """A `chat.completion`."""
+def completion(model: str, choices: list[Json], usage: Json | None) -> Json:
+    """A `chat.completion`; without `usage` if the vendor tells none."""
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": model,
         "choices": choices,
-        "usage": usage,
+        **({"usage": usage} if usage else {}),
     }
 
 
@@ -132,6 +147,27 @@ def usage_of(prompt: int, answer: int, *, cached: int | None = None, reasoning: 
     if reasoning is not None:
         usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
     return usage
+
+
+def embeddings(model: str, vectors: list[list[float]], encoding: str, tokens: int) -> Json:
+    """A list of embeddings.
+
+    Args:
+        model: Name of the model.
+        vectors: One for each text.
+        encoding: `float`, or `base64` for numbers of 32 bits, little endian, as the `openai` client asks for.
+        tokens: Tokens of all texts.
+    """
+
+    def told(vector: list[float]) -> list[float] | str:
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if encoding == "base64" else vector
+
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": i, "embedding": told(vector)} for i, vector in enumerate(vectors)],
+        "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
 
 
 class Chunks:
@@ -151,5 +187,5 @@ class Chunks:
         return {**self._same, "choices": [one]}
 
     def usage(self, usage: Json) -> Json:
-        """The last chunk of a stream whose `stream_options` ask for usage."""
+        """The last chunk of a stream."""
         return {**self._same, "choices": [], "usage": usage}

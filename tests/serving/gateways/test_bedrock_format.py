@@ -96,9 +96,15 @@ def test_turns_alternate(shape: object) -> None:
 
 def test_tool_choice(shape: object) -> None:
     named = {"type": "function", "function": {"name": "add"}}
-    assert asked({"tools": [TOOL], "tool_choice": named}, shape)["toolConfig"]["toolChoice"] == {"tool": {"name": "add"}}
+    assert asked({"tools": [TOOL], "tool_choice": named}, shape)["toolConfig"]["toolChoice"] == {
+        "tool": {"name": "add"}
+    }
     assert "toolConfig" not in asked({"tools": [TOOL], "tool_choice": "none"}, shape)
-    history = [USER, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "c1", "content": "2"}]
+    history = [
+        USER,
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": "2"},
+    ]
     with pytest.raises(ApiError, match="can't forbid tools"):
         asked({"messages": history, "tools": [TOOL], "tool_choice": "none"}, shape)
 
@@ -204,7 +210,7 @@ def test_an_answer_that_is_none() -> None:
 
 
 def test_a_stream() -> None:
-    stream = ConverseStream("m", with_usage=True)
+    stream = ConverseStream("m")
     events: list[Json] = [
         {"messageStart": {"role": "assistant"}},
         {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "h"}}}},
@@ -237,7 +243,7 @@ def test_a_stream() -> None:
 
 
 def test_a_stream_that_breaks_off_is_no_answer() -> None:
-    stream = ConverseStream("m", with_usage=False)
+    stream = ConverseStream("m")
     stream.feed({"messageStart": {"role": "assistant"}})
     with pytest.raises(ApiError, match="broke off"):
         stream.end()

@@ -218,7 +218,7 @@ def test_no_answer_is_a_failure_of_the_vendor(candidates: list[Json]) -> None:
 
 
 def test_a_stream() -> None:
-    stream = GeminiStream("m", with_usage=True)
+    stream = GeminiStream("m")
     chunks = [
         *stream.feed(response([said({"text": "hm", "thought": True}, finish=None)])),
         *stream.feed(response([said({"text": "2"}, finish=None)])),
@@ -243,7 +243,7 @@ def test_a_stream() -> None:
 
 
 def test_a_stream_that_breaks_off_is_no_answer() -> None:
-    stream = GeminiStream("m", with_usage=False)
+    stream = GeminiStream("m")
     stream.feed(response([said({"text": "2"}, finish=None)]))
     with pytest.raises(ApiError, match="broke off"):
         stream.end()
