@@ -133,18 +133,31 @@ class SimulatedEngine(AppEngine):
     """Tokens that the KV cache holds; a request that doesn't fit (prompt and answer) queues. None: no limit."""
 
 
-class OpenAIEngine(AppEngine):
-    """Any server with an OpenAI-compatible API that is already running; talked to directly, or through a shared app."""
+class RemoteEngine(AppEngine):
+    """Somebody else's API behind a gateway: a server of ours in front of it, which speaks OpenAI's API."""
+
+    cpus: float = Field(default=1, ge=0)
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """For each key: requests above it wait, and get 429 with `Retry-After` when that takes too long; None: no limit."""
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    """The same for tokens of prompts and answers, estimated before a request and corrected after it."""
+    timeout_s: float = Field(default=600, gt=0)
+    """Limit of one call of the API."""
+    max_attempts: int = Field(default=3, gt=0)
+    """Calls for one request that may fail by the API's fault before the client hears of it."""
+
+
+class OpenAIEngine(RemoteEngine):
+    """Any server with an OpenAI-compatible API that is already running; talked to directly, or through a shared app.
+
+    Limits, time-out and attempts are those of the app: all that use it share them.
+    """
 
     kind: Literal["openai"]
-    cpus: float = Field(default=1, ge=0)
     base_url: str | list[str]
     """Up to and including `/v1`. A list: replicas of one model, each of which can answer any request."""
     api_key_env: str | None = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; None: the servers ask for none."""
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    """Deployed as an app: the limit of all that use it together; None: no limit."""
-    tokens_per_minute: float | None = Field(default=None, gt=0)
 
     @property
     def urls(self) -> list[str]:
@@ -178,20 +191,11 @@ def _is_base_url(url: str) -> bool:
         return False
 
 
-class GatewayEngine(AppEngine):
-    """What all gateways to a vendor's API have: our server in front of it, which speaks OpenAI's API."""
+class GatewayEngine(RemoteEngine):
+    """What the gateways to a vendor's API have."""
 
-    cpus: float = Field(default=1, ge=0)
     base_url: str | None = None
     """Another address of the vendor's API (a proxy, a private endpoint); None: the vendor's own."""
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    """For each key: requests above it wait, and get 429 with `Retry-After` when that would take too long."""
-    tokens_per_minute: float | None = Field(default=None, gt=0)
-    """The same for tokens of prompts and answers, estimated before a request and corrected after it."""
-    timeout_s: float = Field(default=600, gt=0)
-    """Limit of one call of the vendor's API."""
-    max_attempts: int = Field(default=3, gt=0)
-    """Calls for one request that may fail by the vendor's fault before the client hears of it."""
 
 
 class AzureEngine(GatewayEngine):
