@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from matrix.serving.backend import ApiError, Json
-from matrix.serving.gateways import aws, bedrock_format, shapes
+from matrix.serving.gateways import aws, bedrock_format
 from matrix.serving.gateways.aws import Aws
 from matrix.serving.gateways.base import Gateway, Key
 from matrix.serving.gateways.bedrock_format import ConverseStream
+from matrix.serving.gateways.unsupported import reading_a_request
 from matrix.spec.engine import BedrockEngine
 from matrix.spec.model import ModelSpec
 
@@ -54,7 +55,7 @@ class BedrockGateway(Gateway):
             yield chunk
 
     def _asked(self, body: Json) -> Json:
-        with shapes.reading_a_request():
+        with reading_a_request():
             return bedrock_format.request(body, self.model.name, self._thinking_budget)
 
     def _refusal(self, error: Exception) -> ApiError | None:

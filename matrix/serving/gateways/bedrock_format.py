@@ -9,13 +9,15 @@ import base64
 import json
 
 from matrix.serving.backend import ApiError, Json
-from matrix.serving.gateways import shapes
-from matrix.serving.gateways.shapes import Chunks
+from matrix.serving.gateways import answers, requests
+from matrix.serving.gateways.answers import Chunks
+from matrix.serving.gateways.requests import Image
+from matrix.serving.gateways.unsupported import VLLM_FIELDS, refuse_fields
 
 API = "Bedrock's Converse API"
 
 # `seed` isn't among them: OpenAI's is a best effort, too, and each of our requests has one.
-_NO_COUNTERPART = shapes.VLLM_FIELDS | {
+_NO_COUNTERPART = VLLM_FIELDS | {
     "frequency_penalty",
     "logit_bias",
     "logprobs",
@@ -49,18 +51,19 @@ def request(body: Json, model: str, thinking_budget: int | None) -> Json:
     Raises:
         ApiError: 400: something has no counterpart.
     """
-    shapes.refuse_fields(body, _NO_COUNTERPART, API)
-    messages, system = _messages(body["messages"])
+    refuse_fields(body, _NO_COUNTERPART, API)
+    system, turns = requests.split_system(body["messages"])
+    messages = _messages(turns)
     inference: Json = {
-        "maxTokens": body.get("max_completion_tokens") or body.get("max_tokens"),
+        "maxTokens": requests.max_tokens_of(body),
         "temperature": body.get("temperature"),
         "topP": body.get("top_p"),
-        "stopSequences": [stop] if isinstance(stop := body.get("stop"), str) else stop,
+        "stopSequences": requests.stops_of(body) or None,
     }
     asked: Json = {
         "modelId": model,
         "messages": messages,
-        "system": [{"text": text} for text in system],
+        "system": [{"text": system}] if system else None,
         "inferenceConfig": {name: value for name, value in inference.items() if value is not None},
         "toolConfig": _tools(body, messages),
         "outputConfig": _output(body),
@@ -70,45 +73,37 @@ def request(body: Json, model: str, thinking_budget: int | None) -> Json:
     return {name: value for name, value in asked.items() if value}
 
 
-def _messages(given: list[Json]) -> tuple[list[Json], list[str]]:
-    """The turns, which have to alternate between user and assistant, and the texts of system messages."""
+def _messages(given: list[Json]) -> list[Json]:
+    """The turns, which have to alternate between user and assistant."""
     messages: list[Json] = []
-    system = []
     for message in given:
         role, content = message["role"], message.get("content")
-        if role in {"system", "developer"}:
-            system.append(shapes.text_of(content))
-            continue
         if role == "user":
-            blocks = [_block(part) for part in shapes.parts_of(content)]
+            blocks = [_block(part) for part in requests.parts_of(content)]
         elif role == "assistant":
             blocks = _said_before(message)
         elif role == "tool":
-            result = [_block(part) for part in shapes.parts_of(content)]
+            result = [_block(part) for part in requests.parts_of(content)]
             blocks = [{"toolResult": {"toolUseId": message["tool_call_id"], "content": result}}]
         else:
-            raise shapes.refused(f"messages of role {role!r} are unknown")
+            raise ApiError(400, f"There are no messages of role {role!r}.")
         turn = "assistant" if role == "assistant" else "user"
         if messages and messages[-1]["role"] == turn:
             messages[-1]["content"].extend(blocks)
         else:
             messages.append({"role": turn, "content": blocks})
-    return messages, system
+    return messages
 
 
-def _block(part: Json) -> Json:
+def _block(part: str | Image) -> Json:
     """A part of a user's or a tool's message."""
-    kind = part.get("type")
-    if kind == "text":
-        return {"text": part["text"]}
-    if kind != "image_url":
-        raise shapes.refused(f"{API} has nothing for content of type {kind!r}")
-    url = part["image_url"]["url"]
-    if data := shapes.data_url(url):
-        return {"image": {"format": data[0].removeprefix("image/"), "source": {"bytes": data[1]}}}
-    if url.startswith("s3://"):
-        return {"image": {"format": _image_format(url), "source": {"s3Location": {"uri": url}}}}
-    raise shapes.refused(f"{API} fetches no images: give them as data URLs (or s3:// URLs)")
+    if isinstance(part, str):
+        return {"text": part}
+    if part.data:
+        return {"image": {"format": part.media_type.removeprefix("image/"), "source": {"bytes": part.data}}}
+    if part.url.startswith("s3://"):
+        return {"image": {"format": _image_format(part.url), "source": {"s3Location": {"uri": part.url}}}}
+    raise ApiError(400, f"{API} fetches no images: give them as data URLs (or s3:// URLs).")
 
 
 def _image_format(url: str) -> str:
@@ -130,31 +125,29 @@ def _said_before(message: Json) -> list[Json]:
             said = {"text": thought["thinking"]}
             said |= {"signature": thought["signature"]} if thought.get("signature") else {}
             blocks.append({"reasoningContent": {"reasoningText": said}})
-    if text := shapes.text_of(message.get("content")):
+    if text := requests.text_of(message.get("content")):
         blocks.append({"text": text})
     for call in message.get("tool_calls") or ():
-        use = {"toolUseId": call["id"], "name": call["function"]["name"], "input": shapes.arguments_of(call)}
+        use = {"toolUseId": call["id"], "name": call["function"]["name"], "input": requests.arguments_of(call)}
         blocks.append({"toolUse": use})
     return blocks
 
 
 def _tools(body: Json, messages: list[Json]) -> Json | None:
-    tools, choice = body.get("tools"), body.get("tool_choice")
+    tools, choice = requests.tools_of(body), body.get("tool_choice")
     if not tools:
         return None
     if choice == "none":
         # Converse wants the tools as soon as a message speaks of one, and has no way to forbid them.
         if any("toolUse" in block for message in messages for block in message["content"]):
-            raise shapes.refused(f"{API} can't forbid tools (tool_choice=none) once a message has called one")
+            raise ApiError(400, f"{API} can't forbid tools (tool_choice=none) once a message has called one.")
         return None
     specs = []
     for tool in tools:
-        if tool.get("type") != "function":
-            raise shapes.refused(f"tools of type {tool.get('type')!r} are unknown")
-        function = tool["function"]
-        schema = function.get("parameters") or {"type": "object", "properties": {}}
-        spec: Json = {"name": function["name"], "inputSchema": {"json": schema}}
-        spec |= {name: function[name] for name in ("description", "strict") if function.get(name)}
+        spec: Json = {"name": tool.name, "inputSchema": {"json": tool.parameters}}
+        # An empty description is refused.
+        spec |= {"description": tool.description} if tool.description else {}
+        spec |= {"strict": True} if tool.strict else {}
         specs.append({"toolSpec": spec})
     config: Json = {"tools": specs}
     if isinstance(choice, dict) and choice.get("type") == "function":
@@ -162,20 +155,18 @@ def _tools(body: Json, messages: list[Json]) -> Json | None:
     elif choice in {"auto", "required"}:
         config["toolChoice"] = {"auto": {}} if choice == "auto" else {"any": {}}
     elif choice is not None:
-        raise shapes.refused(f"tool_choice={choice!r}: none, auto, required or a function are known")
+        raise ApiError(400, f"tool_choice={choice!r}: should be none, auto, required or a function.")
     return config
 
 
 def _output(body: Json) -> Json | None:
     """A schema goes into `outputConfig`, which the model is held to; models that can't do it are refused by Bedrock."""
-    wanted = body.get("response_format") or {"type": "text"}
-    if wanted["type"] == "text":
+    wanted = requests.schema_of(body)
+    if wanted is None:
         return None
-    if wanted["type"] != "json_schema":
-        raise shapes.refused(f"{API} has no response_format {wanted['type']!r}: give a json_schema")
-    given = wanted["json_schema"]
-    schema: Json = {"schema": json.dumps(given["schema"])}
-    schema |= {name: given[name] for name in ("name", "description") if given.get(name)}
+    if wanted.schema is None:
+        raise ApiError(400, f"{API} has no response_format json_object: give a json_schema.")
+    schema = {"name": wanted.name, "schema": json.dumps(wanted.schema)}
     return {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": schema}}}
 
 
@@ -226,18 +217,22 @@ def answer(response: Json, model: str) -> Json:
             text.extend(piece.get("text", "") for piece in block["citationsContent"].get("content", ()))
         elif "toolUse" in block:
             use = block["toolUse"]
-            calls.append(shapes.tool_call(use["toolUseId"], use["name"], use["input"]))
+            arguments = json.dumps(use["input"], ensure_ascii=False)
+            calls.append(answers.tool_call(use["name"], arguments, use["toolUseId"]))
         elif "reasoningContent" in block:
             reasoning = block["reasoningContent"]
             said = reasoning.get("reasoningText") or {}
             thoughts.append(said.get("text", ""))
             blocks.append(thinking_block(said.get("text", ""), said.get("signature"), reasoning.get("redactedContent")))
-    choice = shapes.choice(
-        0, text="".join(text), reasoning="".join(thoughts), calls=calls, finish=_finish(response["stopReason"])
+    choice = answers.choice(
+        0,
+        _finish(response["stopReason"]),
+        text="".join(text) or None,
+        reasoning="".join(thoughts),
+        tool_calls=calls,
+        **({"thinking_blocks": blocks} if blocks else {}),
     )
-    if blocks:
-        choice["message"]["thinking_blocks"] = blocks
-    return shapes.completion(model, [choice], usage(response["usage"]))
+    return answers.completion(model, [choice], usage(response["usage"]))
 
 
 def thinking_block(text: str, signature: str | None, redacted: bytes | None) -> Json:
@@ -254,12 +249,12 @@ def usage(counted: Json) -> Json:
     """
     cached = counted.get("cacheReadInputTokens")
     prompt = counted["inputTokens"] + (cached or 0) + (counted.get("cacheWriteInputTokens") or 0)
-    return shapes.usage_of(prompt, counted["outputTokens"], cached=cached)
+    return answers.usage(prompt, counted["outputTokens"], cached=cached)
 
 
 def _finish(reason: str) -> str:
     if reason not in _FINISH:
-        raise ApiError(502, f"the model's answer is none: {API} calls it {reason}")
+        raise ApiError(502, f"The model's answer is none: {API} calls it {reason}.")
     return _FINISH[reason]
 
 
@@ -287,15 +282,15 @@ class ConverseStream:
         """
         ((kind, told),) = event.items()
         if kind == "messageStart":
-            return [self._chunks.delta({"role": "assistant", "content": ""})]
+            return [self._chunks.delta(role="assistant", content="")]
         if kind == "contentBlockStart" and "toolUse" in told["start"]:
             return [self._call(told["contentBlockIndex"], told["start"]["toolUse"])]
         if kind in {"contentBlockDelta", "contentBlockStop"}:
             delta = self._delta(told["contentBlockIndex"], told.get("delta"))
-            return [self._chunks.delta(delta)] if delta else []
+            return [self._chunks.delta(**delta)] if delta else []
         if kind == "messageStop":
             self._ended = True
-            return [self._chunks.delta({}, finish=_finish(told["stopReason"]))]
+            return [self._chunks.delta(finish_reason=_finish(told["stopReason"]))]
         if kind == "metadata":
             self._usage = told["usage"]
         return []
@@ -307,15 +302,13 @@ class ConverseStream:
             ApiError: 502: the stream broke off before the answer's end.
         """
         if not self._ended:
-            raise ApiError(502, f"{API} broke off its stream before the end of the answer")
+            raise ApiError(502, f"{API} broke off its stream before the end of the answer.")
         return [self._chunks.usage(usage(self._usage))] if self._usage else []
 
     def _call(self, block: int, use: Json) -> Json:
         self._calls[block] = len(self._calls)
         self._without_input.add(block)
-        function = {"name": use["name"], "arguments": ""}
-        call = {"index": self._calls[block], "id": use["toolUseId"], "type": "function", "function": function}
-        return self._chunks.delta({"tool_calls": [call]})
+        return self._chunks.call(self._calls[block], call_id=use["toolUseId"], name=use["name"])
 
     def _arguments(self, block: int, text: str) -> Json:
         return {"tool_calls": [{"index": self._calls[block], "function": {"arguments": text}}]}

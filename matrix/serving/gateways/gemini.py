@@ -16,9 +16,10 @@ from google.genai import errors, types
 
 from matrix.errors import AppError
 from matrix.serving.backend import ApiError, Json
-from matrix.serving.gateways import gemini_format, shapes
+from matrix.serving.gateways import answers, gemini_format
 from matrix.serving.gateways.base import Gateway, Key, gate_of, keys_of
 from matrix.serving.gateways.gemini_format import GeminiStream
+from matrix.serving.gateways.unsupported import reading_a_request
 from matrix.spec.engine import GeminiEngine
 from matrix.spec.model import ModelSpec
 
@@ -102,7 +103,7 @@ class GeminiGateway(Gateway):
             yield chunk
 
     def _asked(self, body: Json) -> Json:
-        with shapes.reading_a_request():
+        with reading_a_request():
             contents, config = gemini_format.request(body, self.model.name, self._engine.thinking_budget)
             return {
                 "model": self.model.name,
@@ -111,7 +112,7 @@ class GeminiGateway(Gateway):
             }
 
     async def _embed(self, key: Key, body: Json) -> Json:
-        with shapes.reading_a_request():
+        with reading_a_request():
             given = [body["input"]] if isinstance(body["input"], str) else body["input"]
             # As contents, not texts: some models would take a list of texts as the parts of one.
             contents = [types.Content(parts=[types.Part(text=text)]) for text in given]
@@ -127,7 +128,7 @@ class GeminiGateway(Gateway):
         # Only Vertex AI counts tokens.
         tokens = sum(int(one.statistics.token_count or 0) for one in found if one.statistics)
         encoding = body.get("encoding_format") or "float"
-        return shapes.embeddings(self.model.name, [one.values or [] for one in found], encoding, tokens)
+        return answers.embeddings(self.model.name, [one.values or [] for one in found], encoding, tokens)
 
     async def _renew(self, key: Key) -> bool:  # noqa: ARG002
         """Google's libraries renew a token before it expires; this is for one that was taken back."""

@@ -6,21 +6,24 @@ https://ai.google.dev/api/generate-content says what the fields mean.
 from __future__ import annotations
 
 import base64
+import json
 import math
 import mimetypes
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from matrix.serving.backend import ApiError, Json
-from matrix.serving.gateways import shapes
-from matrix.serving.gateways.shapes import Chunks
+from matrix.serving.gateways import answers, requests
+from matrix.serving.gateways.answers import Chunks
+from matrix.serving.gateways.requests import Image
+from matrix.serving.gateways.unsupported import VLLM_FIELDS, refuse_fields
 
 if TYPE_CHECKING:
     from google.genai import types
 
 API = "the Gemini API"
 
-_NO_COUNTERPART = shapes.VLLM_FIELDS | {"logit_bias"}
+_NO_COUNTERPART = VLLM_FIELDS | {"logit_bias"}
 
 _PASSED_ON = {
     "temperature": "temperature",
@@ -64,39 +67,36 @@ def request(body: Json, model: str, thinking_budget: int | None) -> tuple[list[J
     Raises:
         ApiError: 400: something has no counterpart.
     """
-    shapes.refuse_fields(body, _NO_COUNTERPART, API)
+    refuse_fields(body, _NO_COUNTERPART, API)
     config: Json = {theirs: body[ours] for ours, theirs in _PASSED_ON.items() if body.get(ours) is not None}
-    if (limit := body.get("max_completion_tokens") or body.get("max_tokens")) is not None:
+    if (limit := requests.max_tokens_of(body)) is not None:
         config["max_output_tokens"] = limit
     if (top_k := body.get("top_k")) and top_k > 0:
         config["top_k"] = top_k
     if (seed := body.get("seed")) is not None:
         # A signed number of 32 bits in their API.
         config["seed"] = seed & 0x7FFFFFFF
-    if stop := body.get("stop"):
-        config["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+    if stops := requests.stops_of(body):
+        config["stop_sequences"] = stops
     if (n := body.get("n") or 1) > 1:
         config["candidate_count"] = n
     if body.get("logprobs"):
         config["response_logprobs"] = True
         if body.get("top_logprobs"):
             config["logprobs"] = body["top_logprobs"]
-    contents, system = _contents(body["messages"])
+    system, messages = requests.split_system(body["messages"])
     if system:
         config["system_instruction"] = system
-    return contents, config | _response_format(body) | _tools(body) | _thinking(body, model, thinking_budget)
+    return _contents(messages), config | _response_format(body) | _tools(body) | _thinking(body, model, thinking_budget)
 
 
-def _contents(messages: list[Json]) -> tuple[list[Json], str]:
-    """The turns, and the text of all system messages."""
+def _contents(messages: list[Json]) -> list[Json]:
+    """The turns."""
     contents: list[Json] = []
-    system = []
     names = {call["id"]: call["function"]["name"] for message in messages for call in message.get("tool_calls") or ()}
     for message in messages:
         role, content = message["role"], message.get("content")
-        if role in {"system", "developer"}:
-            system.append(shapes.text_of(content))
-        elif role == "tool":
+        if role == "tool":
             part = _function_response(message, names)
             # The results of parallel calls have to stand in one turn.
             if contents and "function_response" in contents[-1]["parts"][-1]:
@@ -104,30 +104,23 @@ def _contents(messages: list[Json]) -> tuple[list[Json], str]:
             else:
                 contents.append({"role": "user", "parts": [part]})
         elif role == "assistant":
-            text = shapes.text_of(content)
+            text = requests.text_of(content)
             calls = [_function_call(call) for call in message.get("tool_calls") or ()]
             contents.append({"role": "model", "parts": [*([{"text": text}] if text or not calls else []), *calls]})
         elif role == "user":
-            contents.append({"role": "user", "parts": [_part(part) for part in shapes.parts_of(content)]})
+            contents.append({"role": "user", "parts": [_part(part) for part in requests.parts_of(content)]})
         else:
-            raise shapes.refused(f"messages of role {role!r} are unknown")
-    return contents, "\n\n".join(system)
+            raise ApiError(400, f"There are no messages of role {role!r}.")
+    return contents
 
 
-def _part(part: Json) -> Json:
+def _part(part: str | Image) -> Json:
     """A part of a user's message."""
-    kind = part.get("type")
-    if kind == "text":
-        return {"text": part["text"]}
-    if kind == "image_url":
-        url = part["image_url"]["url"]
-        if data := shapes.data_url(url):
-            return {"inline_data": {"mime_type": data[0], "data": data[1]}}
-        return {"file_data": {"file_uri": url, "mime_type": mimetypes.guess_type(url)[0]}}
-    if kind == "input_audio":
-        audio = part["input_audio"]
-        return {"inline_data": {"mime_type": f"audio/{audio['format']}", "data": base64.b64decode(audio["data"])}}
-    raise shapes.refused(f"{API} has nothing for content of type {kind!r}")
+    if isinstance(part, str):
+        return {"text": part}
+    if part.data:
+        return {"inline_data": {"mime_type": part.media_type, "data": part.data}}
+    return {"file_data": {"file_uri": part.url, "mime_type": mimetypes.guess_type(part.url)[0]}}
 
 
 def _function_call(call: Json) -> Json:
@@ -135,7 +128,7 @@ def _function_call(call: Json) -> Json:
 
     https://ai.google.dev/gemini-api/docs/thought-signatures: Gemini 3 refuses calls without theirs.
     """
-    function = {"id": call["id"], "name": call["function"]["name"], "args": shapes.arguments_of(call)}
+    function = {"id": call["id"], "name": call["function"]["name"], "args": requests.arguments_of(call)}
     part: Json = {"function_call": function}
     signature = ((call.get("extra_content") or {}).get("google") or {}).get("thought_signature")
     if signature:
@@ -146,30 +139,33 @@ def _function_call(call: Json) -> Json:
 def _function_response(message: Json, names: dict[str, str]) -> Json:
     call_id = message.get("tool_call_id")
     if call_id not in names:
-        raise shapes.refused(f"no message before has a tool call {call_id!r}")
-    said = shapes.tool_result(shapes.text_of(message.get("content")))
-    return {"function_response": {"id": call_id, "name": names[call_id], "response": said}}
+        raise ApiError(400, f"No message before has a tool call {call_id!r}.")
+    text = requests.text_of(message.get("content"))
+    try:
+        said = json.loads(text)
+    except ValueError:
+        said = None
+    # An object is wanted; what else a tool says goes by the name that they give it.
+    response = said if isinstance(said, dict) else {"output": text}
+    return {"function_response": {"id": call_id, "name": names[call_id], "response": response}}
 
 
 def _response_format(body: Json) -> Json:
-    wanted = body.get("response_format") or {"type": "text"}
-    if wanted["type"] == "json_schema":
-        return {"response_mime_type": "application/json", "response_json_schema": wanted["json_schema"]["schema"]}
-    return {"response_mime_type": "application/json"} if wanted["type"] == "json_object" else {}
+    wanted = requests.schema_of(body)
+    if wanted is None:
+        return {}
+    schema = {} if wanted.schema is None else {"response_json_schema": wanted.schema}
+    return {"response_mime_type": "application/json", **schema}
 
 
 def _tools(body: Json) -> Json:
-    if not body.get("tools"):
+    tools = requests.tools_of(body)
+    if not tools:
         return {}
-    declared = []
-    for tool in body["tools"]:
-        if tool.get("type") != "function":
-            raise shapes.refused(f"tools of type {tool.get('type')!r} are unknown")
-        function = tool["function"]
-        declaration = {"name": function["name"], "description": function.get("description")}
-        if function.get("parameters"):
-            declaration["parameters_json_schema"] = function["parameters"]
-        declared.append(declaration)
+    declared = [
+        {"name": tool.name, "description": tool.description, "parameters_json_schema": tool.parameters}
+        for tool in tools
+    ]
     config: Json = {
         "tools": [{"function_declarations": declared}],
         "automatic_function_calling": {"disable": True},
@@ -185,7 +181,7 @@ def _calling(choice: str | Json) -> Json:
         return {"mode": "ANY", "allowed_function_names": [choice["function"]["name"]]}
     modes = {"none": "NONE", "auto": "AUTO", "required": "ANY"}
     if not isinstance(choice, str) or choice not in modes:
-        raise shapes.refused(f"tool_choice={choice!r}: none, auto, required or a function are known")
+        raise ApiError(400, f"tool_choice={choice!r}: should be none, auto, required or a function.")
     return {"mode": modes[choice]}
 
 
@@ -200,7 +196,7 @@ def _thinking(body: Json, model: str, default: int | None) -> Json:
     by_budget = "gemini-2" in model
     known: Mapping[str, int | str] = _BUDGETS if by_budget else _LEVELS
     if effort not in known:
-        raise shapes.refused(f"reasoning_effort={effort!r}: one of {', '.join(known)}")
+        raise ApiError(400, f"reasoning_effort={effort!r}: should be one of {', '.join(known)}.")
     name = "thinking_budget" if by_budget else "thinking_level"
     return {"thinking_config": {name: known[effort], "include_thoughts": effort != "none"}}
 
@@ -215,19 +211,13 @@ def answer(response: types.GenerateContentResponse, model: str) -> Json:
     choices = []
     for place, candidate in enumerate(response.candidates or ()):
         text, thoughts, calls = _said(candidate)
-        choices.append(
-            shapes.choice(
-                place if candidate.index is None else candidate.index,
-                text=text,
-                reasoning=thoughts,
-                calls=calls,
-                finish=_finish(candidate, called=bool(calls)) or "stop",
-                logprobs=_logprobs(candidate.logprobs_result),
-            )
-        )
+        index = place if candidate.index is None else candidate.index
+        finish = _finish(candidate, called=bool(calls)) or "stop"
+        choice = answers.choice(index, finish, text=text or None, reasoning=thoughts, tool_calls=calls)
+        choices.append({**choice, "logprobs": _logprobs(candidate.logprobs_result)})
     if not choices:
-        raise ApiError(502, f"{API} gave no candidate")
-    return shapes.completion(model, choices, usage(response.usage_metadata))
+        raise ApiError(502, f"{API} gave no candidate.")
+    return answers.completion(model, choices, usage(response.usage_metadata), response.response_id)
 
 
 class GeminiStream:
@@ -270,7 +260,9 @@ class GeminiStream:
             finish = _finish(candidate, called=self._calls[index] > 0)
             logprobs = _logprobs(candidate.logprobs_result)
             if delta or finish or logprobs:
-                chunks.append(self._chunks.delta(delta, index=index, finish=finish, logprobs=logprobs))
+                chunk = self._chunks.delta(index, finish, **delta)
+                chunk["choices"][0]["logprobs"] = logprobs
+                chunks.append(chunk)
             if finish:
                 self._finished.add(index)
         return chunks
@@ -282,19 +274,18 @@ class GeminiStream:
             ApiError: 502: the stream broke off before the answer's end.
         """
         if not self._calls or self._calls.keys() - self._finished:
-            raise ApiError(502, f"{API} broke off its stream before the end of the answer")
-        return [self._chunks.usage(counted)] if (counted := usage(self._usage)) else []
+            raise ApiError(502, f"{API} broke off its stream before the end of the answer.")
+        return [self._chunks.usage(usage(self._usage))]
 
 
-def usage(counted: types.GenerateContentResponseUsageMetadata | None) -> Json | None:
+def usage(counted: types.GenerateContentResponseUsageMetadata | None) -> Json:
     """The `usage`; thoughts count as tokens of the answer."""
     if counted is None:
-        return None
+        return answers.usage(0, 0)
     prompt = (counted.prompt_token_count or 0) + (counted.tool_use_prompt_token_count or 0)
     said = (counted.candidates_token_count or 0) + (counted.thoughts_token_count or 0)
-    return shapes.usage_of(
-        prompt, said, cached=counted.cached_content_token_count, reasoning=counted.thoughts_token_count
-    )
+    cached, thoughts = counted.cached_content_token_count, counted.thoughts_token_count
+    return answers.usage(prompt, said, cached=cached, reasoning=thoughts)
 
 
 def _said(candidate: types.Candidate) -> tuple[str, str, list[Json]]:
@@ -306,7 +297,8 @@ def _said(candidate: types.Candidate) -> tuple[str, str, list[Json]]:
         if part.text is not None:
             (thoughts if part.thought else text).append(part.text)
         if part.function_call is not None:
-            call = shapes.tool_call(part.function_call.id, part.function_call.name or "", part.function_call.args or {})
+            asked = part.function_call
+            call = answers.tool_call(asked.name or "", json.dumps(asked.args or {}, ensure_ascii=False), asked.id)
             if part.thought_signature:
                 signature = base64.b64encode(part.thought_signature).decode()
                 call["extra_content"] = {"google": {"thought_signature": signature}}

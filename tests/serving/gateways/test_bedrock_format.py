@@ -179,7 +179,6 @@ def test_a_whole_answer() -> None:
     assert choice["message"] == {
         "role": "assistant",
         "content": "2",
-        "refusal": None,
         "reasoning_content": "hm",
         "tool_calls": [{**CALL}],
         "thinking_blocks": [

@@ -181,7 +181,6 @@ def test_a_whole_answer() -> None:
     assert first["message"] == {
         "role": "assistant",
         "content": "2",
-        "refusal": None,
         "reasoning_content": "hm",
     }
     token = {"token": "2", "logprob": -0.5, "bytes": [50]}
