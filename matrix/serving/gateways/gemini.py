@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import aiohttp
 import google.auth
+import pydantic
 from google import genai
 from google.auth import exceptions as auth_exceptions
 from google.auth.transport.requests import Request
@@ -150,7 +152,10 @@ class GeminiGateway(Gateway):
             return ApiError(502, f"Google's token server: {error}")
         if isinstance(error, auth_exceptions.GoogleAuthError):
             return ApiError(401, f"Google's credentials: {error}")
-        if isinstance(error, aiohttp.ClientError | errors.UnknownApiResponseError):
+        if isinstance(
+            error,
+            aiohttp.ClientError | errors.UnknownApiResponseError | json.JSONDecodeError | pydantic.ValidationError,
+        ):
             return ApiError(502, f"{self.vendor}: {type(error).__name__}: {error}")
         if isinstance(error, ValueError):
             # What the SDK refuses to send, such as a field that only one of both APIs has.
