@@ -23,12 +23,6 @@ BODY: Json = {"model": "gemini-2.5-flash", "messages": [{"role": "user", "conten
 USAGE = {"promptTokenCount": 4, "candidatesTokenCount": 2, "thoughtsTokenCount": 3, "totalTokenCount": 9}
 
 
-@pytest.fixture
-async def vendor() -> AsyncIterator[Vendor]:
-    async with serving() as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", "the-key")
