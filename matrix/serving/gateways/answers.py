@@ -107,6 +107,16 @@ def embeddings(model: str, vectors: Sequence[Sequence[float]], encoding: str, to
     }
 
 
+def one_of(answers: Sequence[Json]) -> Json:
+    """One `chat.completion` with the choices of several."""
+    choices = [one for answer in answers for one in answer["choices"]]
+    return {
+        **answers[0],
+        "choices": [{**one, "index": index} for index, one in enumerate(choices)],
+        "usage": usage_sum([answer["usage"] for answer in answers]),
+    }
+
+
 class Chunks:
     """Makes the chunks of one stream, which share an id.
 
@@ -122,9 +132,16 @@ class Chunks:
             "created": int(time.time()),
             "model": model,
         }
+        self._have_role: set[int] = set()
 
     def delta(self, index: int = 0, finish_reason: str | None = None, **delta: Any) -> Json:
-        """One step of a choice: `role`, `content`, `reasoning_content`, or `tool_calls` made by `call`."""
+        """One step of a choice: `content`, `reasoning_content`, or `tool_calls` made by `call`.
+
+        The role is added to a choice's first step and has none of its own: a gateway can try again until there is one.
+        """
+        if index not in self._have_role:
+            self._have_role.add(index)
+            delta = {"role": "assistant", **delta}
         step = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return {**self._head, "choices": [step]}
 

@@ -14,6 +14,7 @@ from matrix.client.gate import Gate
 from matrix.client.rates import Rates, estimate_tokens
 from matrix.errors import AppError
 from matrix.serving.backend import ApiError, Json
+from matrix.serving.gateways.answers import one_of
 from matrix.spec.engine import RemoteEngine
 from matrix.spec.model import ModelSpec
 
@@ -111,6 +112,8 @@ class Gateway(ABC):
 
     vendor = "the vendor"
     """For error messages."""
+    answers_n = True
+    """Whether one call can give several answers (`n`); else there is a call for each."""
 
     def __init__(self, engine: RemoteEngine, model: ModelSpec, keys: Sequence[Key]) -> None:
         self.model = model
@@ -184,7 +187,14 @@ class Gateway(ABC):
 
     async def chat(self, body: Json) -> Json:
         """Answer a chat completion request."""
-        return await self._ask(self._chat, body)
+        if self.answers_n or (body.get("n") or 1) == 1:
+            return await self._ask(self._chat, body)
+        calls = [asyncio.ensure_future(self._ask(self._chat, {**body, "n": 1})) for _ in range(body["n"])]
+        try:
+            return one_of(await asyncio.gather(*calls))
+        finally:
+            for call in calls:
+                call.cancel()
 
     def stream_chat(self, body: Json) -> AsyncIterator[Json]:
         """The same in chunks."""
@@ -219,6 +229,8 @@ class Gateway(ABC):
     async def _ask_for_chunks(
         self, call: Callable[[Key, Json], AsyncGenerator[Json, None]], body: Json
     ) -> AsyncGenerator[Json, None]:
+        if not self.answers_n and (body.get("n") or 1) > 1:
+            raise ApiError(400, f"{self.vendor} gives one answer at a time: n={body['n']} can't be streamed.")
         shows_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         for attempt in range(1, self._max_attempts + 1):
             begun = False

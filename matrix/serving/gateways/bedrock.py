@@ -24,6 +24,7 @@ class BedrockGateway(Gateway):
     """
 
     vendor = bedrock_format.API
+    answers_n = False
 
     def __init__(self, engine: BedrockEngine, model: ModelSpec) -> None:
         super().__init__(engine, model, [aws.key_of(engine)])

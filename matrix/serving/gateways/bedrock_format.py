@@ -21,7 +21,6 @@ _NO_COUNTERPART = VLLM_FIELDS | {
     "frequency_penalty",
     "logit_bias",
     "logprobs",
-    "n",
     "presence_penalty",
     "top_logprobs",
 }

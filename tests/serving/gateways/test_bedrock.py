@@ -67,6 +67,13 @@ async def test_an_answer(vendor: Vendor) -> None:
     await gateway.close()
 
 
+async def test_several_answers_are_several_calls(vendor: Vendor, gateway: BedrockGateway) -> None:
+    vendor.script = [said({"text": "2"}), said({"text": "two"})]
+    answer = await gateway.chat({**BODY, "n": 2})
+    assert sorted(one["message"]["content"] for one in answer["choices"]) == ["2", "two"]
+    assert answer["usage"]["total_tokens"] == 12
+
+
 async def test_a_stream(vendor: Vendor, gateway: BedrockGateway) -> None:
     events = b"".join(
         [

@@ -42,8 +42,8 @@ def test_sampling_fields(shape: object) -> None:
 
 
 def test_what_has_no_counterpart_is_refused_by_name() -> None:
-    with pytest.raises(ApiError, match="logprobs, n, presence_penalty") as caught:
-        bedrock_format.request({"messages": [USER], "n": 2, "logprobs": True, "presence_penalty": 1}, CLAUDE, None)
+    with pytest.raises(ApiError, match="logprobs, presence_penalty") as caught:
+        bedrock_format.request({"messages": [USER], "logprobs": True, "presence_penalty": 1}, CLAUDE, None)
     assert caught.value.status == 400
 
 
