@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 import time
 import uuid
 from collections.abc import Sequence
@@ -82,6 +84,27 @@ def usage_sum(all_usage: Sequence[Json]) -> Json:
             else:
                 total[name] = value
     return total
+
+
+def embeddings(model: str, vectors: Sequence[Sequence[float]], encoding: str, tokens: int) -> Json:
+    """A list of embeddings.
+
+    Args:
+        model: Name of the model.
+        vectors: One for each text.
+        encoding: `float`, or `base64` for numbers of 32 bits, little endian, which the `openai` client asks for.
+        tokens: Tokens of all texts.
+    """
+
+    def told(vector: Sequence[float]) -> Sequence[float] | str:
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if encoding == "base64" else vector
+
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": i, "embedding": told(vector)} for i, vector in enumerate(vectors)],
+        "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
 
 
 def one_of(answers: Sequence[Json]) -> Json:
