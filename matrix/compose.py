@@ -41,8 +41,8 @@ _APP_GROUP = re.compile(r"apps\.(?P<app>[^.=]+)\.(?P<group>engine|model)=(?P<opt
 def open_mappings(arguments: Iterable[str]) -> list[str]:
     """Return command line arguments in Hydra's own words where ours are shorter.
 
-    `engine.args.x=1` is `++engine.args.x=1`; `apps.judge.model=llama8b` is `+model@apps.judge.model=llama8b`, and brings
-    `engine=vllm` along for an app that isn't given one.
+    `engine.args.x=1` is `++engine.args.x=1`; `apps.judge.model=llama8b` is `+model@apps.judge.model=llama8b`, and an
+    app that is given no engine gets vLLM.
     """
     given = list(arguments)
     groups = [found for found in map(_APP_GROUP.fullmatch, given) if found]

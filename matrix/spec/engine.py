@@ -250,11 +250,11 @@ class GeminiEngine(GatewayEngine):
     location: str = "global"
     """Region of Vertex AI."""
     thinking_budget: int | None = Field(default=None, ge=-1)
-    """Tokens that the model may think for, where a request doesn't say; 0: none, -1: up to the model, None: its default."""
+    """Tokens that it may think for, where a request doesn't say; 0: none, -1: up to the model, None: its default."""
 
 
 class AwsEngine(GatewayEngine):
-    """What both of AWS's have: credentials by boto3's own chain (environment, profile, role), renewed when they expire."""
+    """What both of AWS's have: credentials by boto3's chain (environment, profile, role), renewed when they expire."""
 
     region: str
     profile: str | None = None
