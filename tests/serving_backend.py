@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from matrix.serving import grpc_server
 from matrix.serving.backend import Json
 
 
@@ -94,3 +97,18 @@ class EchoBackend:
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         choices = [{"index": 0, "finish_reason": "stop", **choice}]
         return {"id": "1", "object": kind, "created": 1, "model": "echo", "choices": choices, "usage": usage}
+
+
+@contextmanager
+def in_thread(backend: Any, api_key: str | None = None) -> Iterator[str]:
+    """The URL of a gRPC server around it, for code that has no event loop or blocks it."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(grpc_server.start(backend, "127.0.0.1", 0, api_key), loop).result(10)
+    try:
+        yield f"grpc://127.0.0.1:{server.port}"
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -25,7 +24,7 @@ from matrix.serving.backend import ApiError
 from matrix.serving.relay import RelayBackend
 from tests.command import environment
 from tests.fake_engine import FakeEngine
-from tests.serving_backend import EchoBackend
+from tests.serving_backend import EchoBackend, in_thread
 
 BODY: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "hello you"}], "temperature": 0}
 
@@ -37,21 +36,6 @@ async def serving(backend: Any, api_key: str | None = None, port: int = 0) -> As
         yield f"grpc://127.0.0.1:{server.port}"
     finally:
         await server.stop()
-
-
-@contextmanager
-def in_thread(backend: Any, api_key: str | None = None) -> Iterator[str]:
-    """The same server, for code that has no event loop or blocks it."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    server = asyncio.run_coroutine_threadsafe(grpc_server.start(backend, "127.0.0.1", 0, api_key), loop).result(10)
-    try:
-        yield f"grpc://127.0.0.1:{server.port}"
-    finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
 
 
 def client(*urls: str, **options: Any) -> ModelClient:

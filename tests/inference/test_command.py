@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from matrix.inference.command import quoted
 from tests.command import environment
 from tests.fake_engine import FakeEngine, Fault
+from tests.serving_backend import EchoBackend, in_thread
 
 MAIN = "from matrix.cli import main; main()"
 
@@ -62,6 +63,20 @@ class Locked(FakeEngine):
         if request.headers.get("Authorization") != f"Bearer {self.api_key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
         return await super()._models(request)
+
+
+def test_rows_of_a_file_through_a_server_that_is_asked_by_grpc(tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", "one", "two")
+    backend = EchoBackend()
+    with in_thread(backend, "sesame") as url:
+        arguments = (f"app={url}", "input=in.jsonl", "output=out.jsonl")
+        denied = infer(tmp_path, *arguments)
+        done = infer(tmp_path, *arguments, "engine.api_key_env=SECRET", SECRET="sesame")
+    assert denied.returncode == 2
+    assert "engine.api_key_env=NAME" in denied.stderr
+    assert done.returncode == 0, done.stderr
+    assert [row["response"]["text"] for row in read(tmp_path / "out.jsonl")] == [["one"], ["two"]]
+    assert {body["model"] for body in backend.requests} == {"echo"}
 
 
 def test_rows_of_a_file_through_a_server(tmp_path: Path) -> None:
