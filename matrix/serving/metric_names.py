@@ -66,12 +66,12 @@ UNIFORM: Mapping[str, Metric] = {
         "Seconds from a request to the end of its answer.",
         ("vllm:e2e_request_latency_seconds", "sglang:e2e_request_latency_seconds"),
     ),
-    "matrix_first_token_seconds": Metric(
+    "matrix_time_to_first_token_seconds": Metric(
         "histogram",
         "Seconds from a request to its first token.",
         ("vllm:time_to_first_token_seconds", "sglang:time_to_first_token_seconds"),
     ),
-    "matrix_token_seconds": Metric(
+    "matrix_inter_token_seconds": Metric(
         "histogram",
         "Seconds between two tokens.",
         ("vllm:inter_token_latency_seconds", "sglang:inter_token_latency_seconds"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 
@@ -47,6 +48,9 @@ async def _serve(options: argparse.Namespace, key: str, control_key: str) -> Non
         rpc = RpcDoor(key, door.table, door.figures)
         grpc_port = await rpc.start(options.host, options.grpc_port)
     print(f"http://{shown}:{port}", *([f"grpc://{shown}:{grpc_port}"] if rpc else []), flush=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn ends orderly, then raises the signal once more: that must not cut short what follows.
+        signal.signal(number, lambda *_: None)
     try:
         await server_of(door, options.drain).serve(sockets=[listener])
     finally:
