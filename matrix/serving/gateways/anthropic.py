@@ -73,8 +73,8 @@ class AnthropicGateway(Gateway):
         with reading_a_request():
             asked = anthropic_format.request(body, self.model.name, self._thinking_budget)
         required = {name: asked.pop(name) for name in ("model", "messages", "max_tokens")}
-        # The SDK's arguments are those of the newest API version, which has no sampling any more: that isn't among them,
-        # and needs the version before, where some models still have it.
+        # The SDK has arguments for the newest API version only. That has no sampling any more, which needs the version
+        # before, where some models still have it.
         samples = not asked.keys().isdisjoint({"temperature", "top_p", "top_k"})
         headers = {"anthropic-version": _WITH_SAMPLING} if samples else {}
         return {**required, "extra_body": asked, "extra_headers": headers}
