@@ -29,6 +29,9 @@ _STATUS_OF_TYPE = {
 }
 """Of an error within a stream, whose status is 200 by then; https://platform.claude.com/docs/en/api/errors."""
 
+_WITH_SAMPLING = "2023-06-01"
+"""The last version with `temperature`, `top_p` and `top_k`; https://platform.claude.com/docs/en/api/versioning."""
+
 
 class AnthropicGateway(Gateway):
     """Claude models."""
@@ -68,7 +71,13 @@ class AnthropicGateway(Gateway):
 
     def _asked(self, body: Json) -> Json:
         with reading_a_request():
-            return anthropic_format.request(body, self.model.name, self._thinking_budget)
+            asked = anthropic_format.request(body, self.model.name, self._thinking_budget)
+        required = {name: asked.pop(name) for name in ("model", "messages", "max_tokens")}
+        # The SDK has arguments for the newest API version only. That has no sampling any more, which needs the version
+        # before, where some models still have it.
+        samples = not asked.keys().isdisjoint({"temperature", "top_p", "top_k"})
+        headers = {"anthropic-version": _WITH_SAMPLING} if samples else {}
+        return {**required, "extra_body": asked, "extra_headers": headers}
 
     def _refusal(self, error: Exception) -> ApiError | None:
         if not isinstance(error, anthropic.APIStatusError):

@@ -28,6 +28,9 @@ _NO_COUNTERPART = VLLM_FIELDS | {"frequency_penalty", "logit_bias", "logprobs", 
 _OWN_FIELDS = ("cache_control", "container", "inference_geo", "metadata", "service_tier", "speed")
 """Fields of the Messages API that a request may bring under their own names, beside `thinking`."""
 
+_SAMPLING = {"temperature": (None, 1), "top_p": (None, 1), "top_k": (None, 0, -1)}
+"""With the values that mean the default: many models refuse the fields themselves."""
+
 _EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
 
 _FINISH = {
@@ -61,9 +64,7 @@ def request(body: Json, model: str, thinking_budget: int | None) -> Json:
         "messages": _messages(turns),
         "max_tokens": requests.max_tokens_of(body) or _MAX_TOKENS + budget,
         "system": system or None,
-        "temperature": body.get("temperature"),
-        "top_p": body.get("top_p"),
-        "top_k": body.get("top_k"),
+        **{name: body[name] for name, off in _SAMPLING.items() if body.get(name) not in off},
         "stop_sequences": requests.stops_of(body) or None,
         "thinking": thinking,
         "output_config": _output(body, effort),
@@ -71,9 +72,6 @@ def request(body: Json, model: str, thinking_budget: int | None) -> Json:
         "tool_choice": _tool_choice(body),
         **{name: body.get(name) for name in _OWN_FIELDS},
     }
-    # vLLM's way to say that top_k is off.
-    if asked["top_k"] in {-1, 0}:
-        asked["top_k"] = None
     return {name: value for name, value in asked.items() if value is not None}
 
 

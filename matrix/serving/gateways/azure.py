@@ -50,11 +50,11 @@ class AzureGateway(OpenAIFamilyGateway):
     def _refusal(self, error: Exception) -> ApiError | None:
         return ApiError(401, str(error)) if isinstance(error, AppError) else super()._refusal(error)
 
-    async def _renew(self, key: Key) -> bool:
-        if self._token is None:
-            return False
-        self._token.forget()
-        return self._token.read() != key.secret
+    async def _renew(self, key: Key) -> bool:  # noqa: ARG002
+        if self._token:
+            self._token.forget()
+        # Also if it is the same: another request may have read the new one since this one was sent with the old.
+        return self._token is not None
 
 
 class _TokenFile:

@@ -311,9 +311,10 @@ class Gateway(ABC):
         refusal = error if isinstance(error, ApiError) else self._refusal(error)
         if refusal is None:
             return None
-        for key in self.keys:
-            if key.secret:
-                refusal.message = refusal.message.replace(key.secret, "***")
+        message = refusal.message
+        for secret in {key.secret for key in self.keys if key.secret}:
+            message = message.replace(secret, "***")
+        refusal = ApiError(refusal.status, message, retry_after_s=refusal.retry_after_s, kind=refusal.kind)
         # Of OpenAI's: the account has no money left, which no wait changes.
         is_broke = refusal.kind == "insufficient_quota"
         return _FailedCallError(refusal, again=refusal.status in _TRIED_AGAIN and not is_broke)

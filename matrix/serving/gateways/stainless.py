@@ -95,5 +95,6 @@ def _told(error: Any) -> Json:
 
 
 def _http(sdk: ModuleType) -> Any:
-    """The HTTP library below: httpx, or httpx2 in newer SDKs."""
-    return import_module(sdk.Timeout.__module__.partition(".")[0])
+    """The HTTP library below: httpx, or httpx2 in newer SDKs; known by what the SDK's HTTP client derives from."""
+    base = sdk.DefaultAsyncHttpxClient.__mro__[1]
+    return import_module(base.__module__.partition(".")[0])
