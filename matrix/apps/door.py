@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -46,7 +47,9 @@ class Door:
         self._root = f"http://{host}:{port}"
         command = [sys.executable, "-m", "matrix.serving.door", "--host", host, "--port", str(port)]
         command += ["--grpc-port", str(grpc_port)]
-        environment = {"MATRIX_API_KEY": self._key, "PYTHONUNBUFFERED": "1"}
+        # Whoever may use the apps may not say where they are.
+        self._control_key = secrets.token_urlsafe(32)
+        environment = {"MATRIX_API_KEY": self._key, "MATRIX_CONTROL_KEY": self._control_key, "PYTHONUNBUFFERED": "1"}
         self._process = GuardedProcess("the front door", command, environment, Path(log_dir) / "door.log", {})
         deadline = time.monotonic() + _START_S
         while not self._feed():
@@ -83,7 +86,7 @@ class Door:
         import ray
 
         body = json.dumps(_routes(self._directory)).encode()
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self._control_key}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"{self._root}/control/routes", body, headers, method="PUT")  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own process, http

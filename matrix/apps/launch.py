@@ -28,6 +28,7 @@ class Launch:
         environment: On top of the replica's own, for all of them.
         grpc: `own`: the server takes GRPC_PORT itself; `sidecar`: a process beside it does; None: no gRPC.
         secrets: Content of the file that SECRETS stands for.
+        counts_tokens: Its figures show every token as it is made, so that one that makes none hangs.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Launch:
     environment: dict[str, str] = field(repr=False)
     grpc: str | None = None
     secrets: str | None = field(default=None, repr=False)
+    counts_tokens: bool = True
 
 
 def flags(arguments: Mapping[str, Any]) -> list[str]:

@@ -19,4 +19,6 @@ def launch(engine: EngineSpec, model: ModelSpec, api_key: str) -> Launch:
     spec = {"engine": engine.model_dump(mode="json"), "model": model.model_dump(mode="json")}
     environment = {"MATRIX_SERVING": json.dumps(spec), "MATRIX_API_KEY": api_key, "PYTHONUNBUFFERED": "1"}
     title = _TITLES.get(engine.kind, f"the gateway to {engine.kind}")
-    return Launch(title, [command], environment | engine.env, "own" if engine.grpc else None)
+    grpc = "own" if engine.grpc else None
+    # They count a request's tokens at its end, and have limits of their own for how long it may take.
+    return Launch(title, [command], environment | engine.env, grpc, counts_tokens=False)

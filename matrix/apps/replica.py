@@ -142,7 +142,7 @@ class Replica:
             if text is not None:
                 load = load_of(text)
                 self._directory.report.remote(self._app, self._id, load.running, load.waiting)
-                trouble = stall.seen(load, time.monotonic())
+                trouble = stall.seen(load, time.monotonic()) if self._launch.counts_tokens else None
             if silent >= _HANGS_AFTER:
                 trouble = trouble or f"{self._launch.title} did not answer for {silent * _ANSWERS_S:.0f} s"
             if trouble and not self._going.is_set():
