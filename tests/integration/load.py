@@ -42,7 +42,11 @@ async def main(url: str, model: str, max_tokens: int) -> None:
         print("asking", flush=True)
         await asyncio.gather(*(ask_on(session) for _ in range(AT_A_TIME)))
     seconds.sort()
-    figures = {"p50_s": seconds[len(seconds) // 2], "p99_s": seconds[len(seconds) * 99 // 100], "longest_s": seconds[-1]}
+    figures = {
+        "p50_s": seconds[len(seconds) // 2],
+        "p99_s": seconds[len(seconds) * 99 // 100],
+        "longest_s": seconds[-1],
+    }
     print(json.dumps({"requests": len(seconds), "failures": failures, **figures}), flush=True)
 
 
