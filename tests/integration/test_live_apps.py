@@ -1,0 +1,248 @@
+"""Apps on a cluster that stays, while clients ask them: real Ray and Serve, the simulated engine, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import AuthenticationError, OpenAI
+
+from tests.command import ROOT, environment
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+PRETEND = ["engine=simulated", "engine.cpus=0.1", "engine.drain_timeout_s=20", "model=api", "model.name=pretend"]
+OTHER = ["apps.other.engine=simulated", "apps.other.engine.cpus=0.1", "apps.other.model=api", "apps.other.model.name=o"]
+
+
+class Cluster:
+    """The commands of a user with a cluster of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.env = {**environment(), "MATRIX_DIR": str(folder)}
+
+    def command(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "matrix.cli", *arguments],
+            env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def deploy(self, *arguments: str, code: int = 0) -> str:
+        done = self.command("deploy_applications", *arguments, code=code)
+        return done.stdout + done.stderr
+
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self.command("status", "--json").stdout))
+
+    def app(self, name: str = "pretend") -> dict[str, Any]:
+        return next(app for app in self.status()["apps"] if app["name"] == name)
+
+    def urls(self, name: str = "pretend") -> list[str]:
+        return sorted(replica["url"] for replica in self.app(name)["replicas"] if replica["url"])
+
+    def until(self, true: Callable[[], bool], timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not true():
+            assert time.monotonic() < deadline, self.status()
+            time.sleep(0.5)
+
+    @property
+    def key(self) -> str:
+        return self.command("status", "--key").stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    found = Cluster(tmp_path_factory.mktemp("matrix"))
+    said = found.deploy(*PRETEND)
+    assert "added: pretend" in said
+    try:
+        yield found
+    finally:
+        found.command("stop_cluster")
+    # Nothing of it is left: a second stop finds none.
+    found.command("stop_cluster", code=1)
+
+
+class Load:
+    """Clients of an app in a process of their own, until it is asked what they saw."""
+
+    def __init__(self, cluster: Cluster, url: str, max_tokens: int = 32) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.load", url, "pretend", str(max_tokens)],
+            env={**cluster.env, "OPENAI_API_KEY": cluster.key},
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "asking\n"
+
+    def end(self) -> dict[str, Any]:
+        out, _ = self._process.communicate(timeout=120)
+        return dict(json.loads(out))
+
+
+def door(cluster: Cluster, app: str = "pretend") -> str:
+    return f"{cluster.status()['front_door']}/{app}/v1"
+
+
+def engine_pids(url: str) -> list[int]:
+    """Processes of the server that listens at a replica's address, guard excluded."""
+    port = url.split(":")[2].removesuffix("/v1")
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if port in words and "matrix.apps.guard" not in words:
+                found.append(int(entry.name))
+    return found
+
+
+def test_openais_client_works_and_strangers_do_not(cluster: Cluster) -> None:
+    base = cluster.status()["front_door"] + "/v1"
+    client = OpenAI(base_url=base, api_key=cluster.key)
+    assert [model.id for model in client.models.list()] == ["pretend"]
+    messages: Any = [{"role": "user", "content": "hello"}]
+    answer = client.chat.completions.create(model="pretend", messages=messages, max_tokens=5)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 5
+    chunks = list(client.chat.completions.create(model="pretend", messages=messages, max_tokens=5, stream=True))
+    assert len("".join(chunk.choices[0].delta.content or "" for chunk in chunks).split()) == 5
+    for url in (base, *cluster.urls()):
+        with pytest.raises(AuthenticationError):
+            OpenAI(base_url=url, api_key="a guess", max_retries=0).models.list()
+
+
+def test_the_same_again_changes_nothing(cluster: Cluster) -> None:
+    before = cluster.urls()
+    assert "unchanged: pretend" in cluster.deploy(*PRETEND)
+    assert cluster.urls() == before
+
+
+def test_another_spec_is_refused_until_it_is_asked_for(cluster: Cluster) -> None:
+    before = cluster.urls()
+    said = cluster.deploy(*PRETEND, "engine.seed=7", code=1)
+    assert re.search(r"app pretend is running with another spec \(engine.seed differ\): take --action replace", said)
+    assert cluster.urls() == before
+
+
+def test_adding_and_removing_leaves_the_others_alone(cluster: Cluster) -> None:
+    pids = [engine_pids(url) for url in cluster.urls()]
+    load = Load(cluster, door(cluster))
+    assert "added: other" in cluster.deploy(*PRETEND, *OTHER, "app=other")
+    assert cluster.app("other")["phase"] == "healthy"
+    assert "app other is healthy" in cluster.command("check_health", "app=other").stdout
+    assert "removed: other" in cluster.deploy("--action", "remove", "app=other")
+    seen = load.end()
+    assert seen["failures"] == []
+    assert seen["requests"] > 100
+    assert [engine_pids(url) for url in cluster.urls()] == pids
+    assert [app["name"] for app in cluster.status()["apps"]] == ["pretend"]
+    assert "did you mean pretend" in cluster.deploy("--action", "remove", "app=pretned", code=1)
+
+
+def test_replacing_rolls_without_dropping_a_request(cluster: Cluster) -> None:
+    before = cluster.urls()
+    load = Load(cluster, door(cluster), max_tokens=128)
+    assert "replaced: pretend" in cluster.deploy("--action", "replace", *PRETEND, "engine.seed=3")
+    # The old one goes when it has finished what it was working on.
+    cluster.until(lambda: not set(before) & set(cluster.urls()))
+    seen = load.end()
+    assert seen["failures"] == []
+    assert seen["requests"] > 50
+
+
+def test_replicas_follow_the_load_and_one_that_goes_finishes_its_work(cluster: Cluster) -> None:
+    limits = ["engine.replicas.max=2", "engine.replicas.target_in_flight=10", "engine.replicas.upscale_delay_s=1"]
+    spec = [*PRETEND, "engine.seed=3", *limits, "engine.replicas.downscale_delay_s=4"]
+    first = cluster.urls()
+    # Only limits: no new replicas for that.
+    assert "unchanged: pretend" in cluster.deploy(*spec)
+    load = Load(cluster, door(cluster), max_tokens=256)
+    cluster.until(lambda: len(cluster.urls()) == 2)
+    assert set(first) < set(cluster.urls())
+    assert load.end()["failures"] == []
+    load = Load(cluster, door(cluster), max_tokens=8)
+    # 16 at a time is above the target: the load has to go before a replica does.
+    assert load.end()["failures"] == []
+    cluster.until(lambda: len(cluster.urls()) == 1)
+
+
+def test_an_engine_that_is_killed_is_replaced_and_no_request_fails(cluster: Cluster) -> None:
+    cluster.deploy(*PRETEND, "engine.seed=3", "engine.replicas=2")
+    cluster.until(lambda: len(cluster.urls()) == 2)
+    before = cluster.urls()
+    load = Load(cluster, door(cluster), max_tokens=16)
+    for pid in engine_pids(before[0]):
+        os.kill(pid, signal.SIGKILL)
+    cluster.until(lambda: before[0] not in cluster.urls() and len(cluster.urls()) == 2)
+    assert load.end()["failures"] == []
+
+
+def test_an_engine_that_hangs_is_replaced(cluster: Cluster) -> None:
+    before = cluster.urls()
+    for pid in engine_pids(before[0]):
+        os.kill(pid, signal.SIGSTOP)
+    cluster.until(lambda: before[0] not in cluster.urls() and len(cluster.urls()) == 2, 90)
+    assert engine_pids(before[0]) == []
+
+
+def test_to_zero_and_back(cluster: Cluster) -> None:
+    limits = ["engine.replicas.min=0", "engine.replicas.downscale_delay_s=1"]
+    cluster.deploy(*PRETEND, *OTHER, "app=other", *[limit.replace("engine", "apps.other.engine", 1) for limit in limits])
+    cluster.until(lambda: not cluster.urls("other"))
+    assert cluster.app("other")["phase"] == "idle"
+    client = OpenAI(base_url=door(cluster, "other"), api_key=cluster.key, max_retries=0, timeout=60)
+    messages: Any = [{"role": "user", "content": "wake up"}]
+    assert client.chat.completions.create(model="o", messages=messages, max_tokens=4).choices[0].finish_reason
+    assert len(cluster.urls("other")) == 1
+    cluster.deploy("--action", "remove", "app=other")
+
+
+def test_grpc_and_http_say_the_same(cluster: Cluster) -> None:
+    cluster.deploy(*PRETEND, *OTHER, "app=other", "apps.other.engine.grpc=true")
+    said = cluster.command("check_health", "app=other", "use_grpc=true").stdout
+    assert re.search(r"^ok  grpc://127\.0\.0\.1:\d+ ", said, re.MULTILINE)
+    assert "app other is healthy" in said
+    cluster.deploy("--action", "remove", "app=other")
+
+
+def test_a_run_uses_the_app_that_is_there(cluster: Cluster, tmp_path: Path) -> None:
+    before = cluster.urls()
+    overrides = [*PRETEND, "engine.seed=3", "engine.replicas=2", "cluster=attach", "tracker=none", "sampling.max_tokens=8"]
+    done = cluster.command("run", *overrides, "pipeline=sample_qa", f"run.dir={tmp_path / 'run'}")
+    assert "App pretend is up" in done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["rows"] == {"total": 48, "ok": 48, "error": 0}
+    assert cluster.urls() == before
+
+
+def test_one_page_of_metrics(cluster: Cluster) -> None:
+    import urllib.request
+
+    url = f"{cluster.status()['front_door']}/metrics"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {cluster.key}"})
+    page = urllib.request.urlopen(request, timeout=20).read().decode()
+    answered = re.findall(r'^matrix_requests_total\{.*app="pretend".*\} ([\d.]+)$', page, re.MULTILINE)
+    assert len(answered) >= 2
+    assert re.search(r'^ray_\w+\{.*node="[^"]+"', page, re.MULTILINE)
+
+
+def test_what_cannot_be_placed_says_what_is_missing(cluster: Cluster) -> None:
+    said = cluster.deploy(*PRETEND, *OTHER, "app=other", "apps.other.engine.cpus=64", code=2)
+    assert "64" in said
+    said = cluster.deploy(*PRETEND, *OTHER, "app=other", "plan=true")
+    assert re.search(r"other +1 +simulated +o +this machine", said)
