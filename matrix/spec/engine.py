@@ -161,7 +161,9 @@ class OpenAIEngine(AppEngine):
         if not some:
             raise ValueError(f"[] names no server: give one URL such as {_LIKE}, or a list of them")
         if wrong := [str(url) for url in some if not (isinstance(url, str) and _is_base_url(url))]:
-            raise ValueError(f"{', '.join(wrong)}: no http or https URL of a server, such as {_LIKE}, and no grpc://HOST:PORT")
+            raise ValueError(
+                f"{', '.join(wrong)}: no http or https URL of a server, such as {_LIKE}, and no grpc://HOST:PORT"
+            )
         servers = [url.rstrip("/") for url in some]
         if len({url.startswith(_GRPC) for url in servers}) > 1:
             raise ValueError(f"{', '.join(servers)}: some are asked by HTTP and some by gRPC: give those of one kind")
