@@ -88,7 +88,7 @@ async def start(backend: Backend, host: str, port: int, api_key: str | None) -> 
     return GrpcServer(server, bound)
 
 
-class _Service(OpenAIServicer):  # type: ignore[misc] # made by protoc, without types
+class _Service(OpenAIServicer):
     def __init__(self, backend: Backend, api_key: str | None) -> None:
         self._backend = backend
         self._bearer = None if api_key is None else f"Bearer {api_key.strip()}".encode()

@@ -138,19 +138,23 @@ def _ways(field: FieldDescriptor) -> tuple[_Fit, _Read | None]:  # noqa: PLR0911
     """How a field is written and read; None: as it is."""
     if field.name.endswith(_JSON):
         return _text, orjson.loads
-    if field.message_type and field.message_type.GetOptions().map_entry:
-        return _numbers_by_name, dict
     if field.message_type:
-        codec = _CODECS[field.message_type.full_name]
-        if field.is_repeated:
-            return _each(codec.pack), lambda value: list(map(codec.unpack, value))
-        return (lambda value: codec.pack(value) if type(value) is dict else None), codec.unpack
+        return _ways_of_objects(field.message_type, several=field.is_repeated)
     if field.type == FieldDescriptor.TYPE_BYTES:
         return _bytes, list
     types = _TYPES[field.type]
     if field.is_repeated:
         return (lambda value: value if type(value) is list and value and _all(types, value) else None), list
     return (lambda value: value if _all(types, (value,)) else None), None
+
+
+def _ways_of_objects(kind: Descriptor, *, several: bool) -> tuple[_Fit, _Read]:
+    if kind.GetOptions().map_entry:
+        return _numbers_by_name, dict
+    codec = _CODECS[kind.full_name]
+    if several:
+        return _each(codec.pack), lambda value: list(map(codec.unpack, value))
+    return (lambda value: codec.pack(value) if type(value) is dict else None), codec.unpack
 
 
 def _text(value: Any) -> str:

@@ -197,6 +197,14 @@ async def test_a_relay_passes_errors_on(fault: Fault, trailing: tuple[str | None
     assert (said["http-status"], said["error-type"], said.get("retry-after")) == trailing
 
 
+async def test_a_relay_ends_what_its_client_left() -> None:
+    async with FakeEngine(latency_s=30) as engine, serving(RelayBackend(engine.url, None)) as stub:
+        ask = stub.Chat(chat())
+        await until(lambda: engine.in_flight == 1)
+        ask.cancel()
+        await until(lambda: engine.in_flight == 0)
+
+
 async def test_a_relay_without_a_server() -> None:
     async with serving(RelayBackend("http://127.0.0.1:9/v1", None)) as stub:
         for ask in (stub.Chat(chat()), stub.Health(pb.HealthRequest())):
