@@ -24,6 +24,7 @@ NEEDS = {
     "pipeline=generate": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "pipeline=mcq": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "engine=openai": ["engine.api_key_env=null"],
+    "engine=azure": ["engine.base_url=https://resource.openai.azure.com"],
 }
 SERVER = ("engine=openai", "engine.api_key_env=null")
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONFIG_DIR, group).glob("*.yaml"))]
