@@ -24,10 +24,11 @@ _SHARE = {"vllm": 0.92, "sglang": 0.88}
 """What they take of a GPU's memory for weights and KV cache unless told otherwise (vLLM: `CacheConfig`; SGLang sets it
 by the GPU, to about this)."""
 _BYTES = {"float32": 4.0, "float": 4.0, "float16": 2.0, "half": 2.0, "bfloat16": 2.0}
-_FOUR_BITS = re.compile(r"fp4|int4|w4|q4|awq|gptq|bitsandbytes")
-_EIGHT_BITS = re.compile(r"fp8|int8|w8|q8")
-_KV_EIGHT_BITS = re.compile(r"fp8|int8|turboquant_k8")
-_KV_FOUR_BITS = re.compile(r"fp4|nvfp4|int4|turboquant|ultraquant")
+# Texts, since few configs need them and compiling takes longer than a check.
+_FOUR_BITS = "fp4|int4|w4|q4|awq|gptq|bitsandbytes"
+_EIGHT_BITS = "fp8|int8|w8|q8"
+_KV_EIGHT_BITS = "fp8|int8|turboquant_k8"
+_KV_FOUR_BITS = "fp4|nvfp4|int4|turboquant|ultraquant"
 _UNITS = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}
 
 
@@ -86,6 +87,8 @@ def arguments(engine: ModelEngine, model: ModelSpec) -> dict[str, Any]:
 
 def number(value: object) -> float | None:
     """A number as engines read it, `32k` (32000) and `32K` (32768) included; None for anything else."""
+    if value is None:
+        return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgG]?)", str(value).strip())
     return float(match[1]) * _UNITS[match[2]] if match else None
 
@@ -111,9 +114,9 @@ def weights_gb(engine: ModelEngine, model: ModelSpec) -> float | None:
     args = arguments(engine, model)
     stored = model.bytes_per_parameter
     quantization = str(args.get("quantization") or "")
-    if _FOUR_BITS.search(quantization):
+    if re.search(_FOUR_BITS, quantization):
         return model.parameters_b * min(stored, 0.5)
-    if _EIGHT_BITS.search(quantization):
+    if re.search(_EIGHT_BITS, quantization):
         return model.parameters_b * min(stored, 1)
     # The type of what is stored in fewer bits stays what it is.
     return model.parameters_b * (stored if stored < 2 else _BYTES.get(str(args.get("dtype")), stored))
@@ -125,9 +128,9 @@ def kv_bytes_per_token(engine: ModelEngine, model: ModelSpec) -> float | None:
         return None
     args = arguments(engine, model)
     kind = str(args.get("kv_cache_dtype") or "auto")
-    if _KV_EIGHT_BITS.match(kind):
+    if re.match(_KV_EIGHT_BITS, kind):
         return model.kv_bytes_per_token / 2
-    if _KV_FOUR_BITS.match(kind):
+    if re.match(_KV_FOUR_BITS, kind):
         return model.kv_bytes_per_token / 4
     # By default the cache has the type of the model.
     return model.kv_bytes_per_token * (_BYTES.get(str(args.get("dtype")), 2) / 2 if kind == "auto" else 1)

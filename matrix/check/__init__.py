@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from matrix.check.engines import check_app_names, check_engine
 from matrix.check.fit import check_fit, check_room
-from matrix.check.problems import type_problem
+from matrix.check.problems import type_problem, union_member
 from matrix.check.sections import check_cluster, check_data, check_pipeline, check_workload
 from matrix.errors import Problem, did_you_mean
 from matrix.spec import AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec
@@ -40,14 +40,18 @@ def check(config: Mapping[str, Any]) -> tuple[RunSpec | None, list[Problem]]:
         if name not in RunSpec.model_fields
     ]
     for name, field in RunSpec.model_fields.items():
-        annotation: Any = Annotated[field.annotation, field]
-        if name not in config and not field.is_required():
-            sections[name] = field.get_default()
+        if not field.is_required() and config.get(name, field.default) == field.default:
+            # Spares the schema of all apps, which takes longer to build than that of everything else.
+            sections[name] = field.default
             continue
+        given: Any = config.get(name)
+        member = union_member(field.annotation, given)
+        annotation: Any = member or Annotated[field.annotation, field]
+        place = (name,) if member is None else (name, given["kind"])
         try:
-            sections[name] = TypeAdapter(annotation).validate_python(config.get(name))
+            sections[name] = TypeAdapter(annotation).validate_python(given)
         except ValidationError as error:
-            problems += [type_problem((name, *detail["loc"]), detail, config) for detail in error.errors()]
+            problems += [type_problem((*place, *detail["loc"]), detail, config) for detail in error.errors()]
     spec = None if problems else RunSpec.model_construct(**sections)
     for needed, rule in _RULES:
         if all(name in sections for name in needed):

@@ -18,10 +18,12 @@ from matrix.apps.sizes import NUMBERS, number
 from matrix.errors import Problem
 from matrix.spec import ModelSpec, SglangEngine, VllmEngine
 
-_FLAG = re.compile(r"--[a-z][a-z0-9_-]*")
+_FLAG = "--[a-z][a-z0-9_-]*"
 _ENGINE = "engine/arg_utils.py"
 _SERVER = ("entrypoints/launchers/cli_args.py", "entrypoints/openai/cli_args.py")
 """Where vLLM's server has its arguments now (0.32), and had them before."""
+_CLASSES = r"\w*FrontendArgs|ServerArgs"
+"""Dataclasses whose fields become flags: vLLM's and SGLang's."""
 _OURS = {"host", "port", "uds", "api_key"}
 """What a replica is given by matrix."""
 
@@ -39,30 +41,24 @@ def check_arguments(prefix: str, engine: VllmEngine | SglangEngine, model: Model
         given[f"{prefix}model.args"] = model.args
     if not any(given.values()):
         return []
-    known = vllm_arguments() if isinstance(engine, VllmEngine) else sglang_arguments(engine.python)
-    return [found for key, args in given.items() for found in _check(key, args, engine.kind, known)]
+    files = vllm_files() if isinstance(engine, VllmEngine) else sglang_files(engine.python)
+    return [found for key, args in given.items() for found in _check(key, args, engine.kind, files)]
 
 
-@cache
-def vllm_arguments() -> frozenset[str] | None:
-    """Names of the arguments of the installed `vllm serve`, with underscores; None if they can't be found."""
+def vllm_files() -> tuple[Path, ...]:
+    """Where the installed `vllm serve` has its arguments; empty if that can't be found."""
     folder = _package("vllm")
     if folder is None:
-        return None
-    engine = folder / _ENGINE
+        return ()
     server = next((folder / place for place in _SERVER if (folder / place).is_file()), None)
-    if server is None or not engine.is_file():
-        return None
-    fields = re.compile(r"\w*FrontendArgs")
-    return _names(engine, fields) | _names(server, fields)
+    return (folder / _ENGINE, server) if server and (folder / _ENGINE).is_file() else ()
 
 
-@cache
-def sglang_arguments(python: str | None = None) -> frozenset[str] | None:
-    """Names of the arguments of `sglang.launch_server`, with underscores; None if SGLang can't be found.
+def sglang_files(python: str | None = None) -> tuple[Path, ...]:
+    """Where `sglang.launch_server` has its arguments; empty if that can't be found.
 
     Args:
-        python: Interpreter of the environment that it is installed in; None: this one.
+        python: Interpreter of the environment that SGLang is installed in; None: this one.
     """
     if python is None:
         folder = _package("sglang")
@@ -70,7 +66,33 @@ def sglang_arguments(python: str | None = None) -> frozenset[str] | None:
         libraries = Path(python).expanduser().parent.parent / "lib"
         folder = next(iter(libraries.glob("python3*/site-packages/sglang")), None)
     file = folder / "srt" / "server_args.py" if folder else None
-    return _names(file, re.compile("ServerArgs")) if file and file.is_file() else None
+    return (file,) if file and file.is_file() else ()
+
+
+@cache
+def argument_names(files: tuple[Path, ...]) -> frozenset[str]:
+    """Names of arguments, with underscores: flags that stand in the files, and the fields that become flags."""
+    names: set[str] = set()
+    for file in files:
+        tree = ast.parse(file.read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(_FLAG, node.value):
+                names.add(node.value.lstrip("-").replace("-", "_"))
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and re.fullmatch(_CLASSES, node.name):
+                names |= {ast.unparse(line.target) for line in node.body if isinstance(line, ast.AnnAssign)}
+    return frozenset(name for name in names if not name.startswith("_"))
+
+
+def _is_argument(name: str, files: tuple[Path, ...]) -> bool:
+    """Whether an argument is known. Most are flags to be found as text, which saves the time of parsing."""
+    flag = f'"--{name.replace("_", "-")}"'
+    return any(flag in _text(file) for file in files) or name in argument_names(files)
+
+
+@cache
+def _text(file: Path) -> str:
+    return file.read_text()
 
 
 def _package(name: str) -> Path | None:
@@ -78,27 +100,7 @@ def _package(name: str) -> Path | None:
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
-def _names(file: Path, classes: re.Pattern[str]) -> frozenset[str]:
-    """Flags that stand in a file, and the fields of its dataclasses that become flags."""
-    tree = ast.parse(file.read_bytes())
-    names = {
-        node.value.lstrip("-").replace("-", "_")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _FLAG.fullmatch(node.value)
-    }
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and classes.fullmatch(node.name):
-            names |= set(_fields(node.body))
-    return frozenset(names)
-
-
-def _fields(body: Iterable[ast.stmt]) -> Iterable[str]:
-    for line in body:
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and not line.target.id.startswith("_"):
-            yield line.target.id
-
-
-def _check(key: str, args: Mapping[str, Any], kind: str, known: frozenset[str] | None) -> Iterable[Problem]:
+def _check(key: str, args: Mapping[str, Any], kind: str, files: tuple[Path, ...]) -> Iterable[Problem]:
     engine = {"vllm": "vLLM", "sglang": "SGLang"}[kind]
     for typed, value in args.items():
         # `a.b` sets a field of the JSON argument `a`.
@@ -109,7 +111,7 @@ def _check(key: str, args: Mapping[str, Any], kind: str, known: frozenset[str] |
             yield Problem(place, None, "matrix itself gives this to every replica", "leave it out")
         elif name in NUMBERS and value is not None and number(value) is None:
             yield Problem(place, value, "should be a number")
-        elif known and name not in known and name.removeprefix("no_") not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        elif files and not _is_argument(name, files) and not _is_argument(name.removeprefix("no_"), files):
+            near = difflib.get_close_matches(name, argument_names(files), n=3, cutoff=0.6)
             hint = f"did you mean {' or '.join(f'{key}.{other}' for other in near)}?" if near else ""
             yield Problem(place, value, f"the installed {engine} has no such argument", hint)

@@ -25,7 +25,7 @@ from matrix.spec import (
 )
 from matrix.spec.engine import AwsEngine
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 
 _SDK = {
     "azure": ("openai", "OpenAI's SDK"),
@@ -65,7 +65,7 @@ def check_app_names(engine: EngineSpec, model: ModelSpec, apps: Mapping[str, App
     """Names of apps are parts of URLs and file names, and each is taken once."""
     problems = []
     for name in apps:
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(_NAME, name):
             message = "an app's name is made of letters, digits, '-', '_' and '.', and begins with a letter or digit"
             problems.append(Problem(f"apps.{name}", None, message))
         elif name == model.name and not isinstance(engine, OpenAIEngine | Gateway):
