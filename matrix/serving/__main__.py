@@ -189,6 +189,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # From here on who connects is kept waiting, not refused.
+        listener.listen(_BACKLOG)
     except OSError as error:
         raise AppError(f"{host}:{port} can't be listened on: {error.strerror}") from error
     return listener

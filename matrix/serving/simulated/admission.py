@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from matrix.serving.backend import ApiError
 
@@ -36,9 +34,8 @@ class Admission:
         """Share of the cache that is taken, 0 to 1; 0 without a limit."""
         return self._used / self._room if self._room else 0.0
 
-    @asynccontextmanager
-    async def run(self, tokens: int) -> AsyncIterator[None]:
-        """Wait for a place and for so much of the cache, and hold them.
+    async def enter(self, tokens: int) -> None:
+        """Wait for a place and for so much of the cache; they are held until `leave`.
 
         Raises:
             ApiError: 400, for a request that is larger than the whole cache.
@@ -49,10 +46,13 @@ class Admission:
             await self._wait(tokens)
         else:
             self._begin(tokens)
-        try:
-            yield
-        finally:
-            self._end(tokens)
+
+    def leave(self, tokens: int) -> None:
+        """Give both back, with the same number of tokens."""
+        self._running -= 1
+        self._used -= tokens
+        if self._queue:
+            self._admit()
 
     async def _wait(self, tokens: int) -> None:
         turn = asyncio.get_running_loop().create_future()
@@ -64,7 +64,7 @@ class Admission:
                 # It may have been what kept the others waiting.
                 self._admit()
             else:
-                self._end(tokens)
+                self.leave(tokens)
             raise
 
     def _fits(self, tokens: int) -> bool:
@@ -74,12 +74,6 @@ class Admission:
     def _begin(self, tokens: int) -> None:
         self._running += 1
         self._used += tokens
-
-    def _end(self, tokens: int) -> None:
-        self._running -= 1
-        self._used -= tokens
-        if self._queue:
-            self._admit()
 
     def _admit(self) -> None:
         queue = self._queue

@@ -98,32 +98,38 @@ class SimulatedBackend(Backend):
         return shape(asked, fate, self._name).whole()
 
     async def _play(self, asked: Asked, fate: Fate) -> None:
-        async with self._admission.run(asked.prompt_tokens + fate.tokens):
+        tokens = asked.prompt_tokens + fate.tokens
+        await self._admission.enter(tokens)
+        try:
             await _begin(fate, fate.seconds)
+        finally:
+            self._admission.leave(tokens)
 
     async def _chunks(
         self, body: Json, read: Callable[[Json], Asked], shape: Callable[[Asked, Fate, str], Shape]
     ) -> AsyncIterator[Json]:
         asked = read(body)
         fate = self._draw(asked)
+        tokens = asked.prompt_tokens + fate.tokens
+        await self._admission.enter(tokens)
         self._streams += 1
         try:
-            async with self._admission.run(asked.prompt_tokens + fate.tokens):
-                await _begin(fate, fate.first_token_s)
-                made = shape(asked, fate, self._name)
-                for chunk in made.first():
-                    yield chunk
-                sent = -1
-                async for due in self._pace(fate):
-                    for index, choice in enumerate(fate.choices):
-                        # One that has no tokens at all still has to say that it is over.
-                        if max(sent, 0) < len(choice.tokens) or (sent < 0 and not choice.tokens):
-                            yield made.chunk(index, max(sent, 0), due)
-                    sent = due
-                if (body.get("stream_options") or {}).get("include_usage"):
-                    yield made.last()
+            await _begin(fate, fate.first_token_s)
+            made = shape(asked, fate, self._name)
+            for chunk in made.first():
+                yield chunk
+            sent = -1
+            async for due in self._pace(fate):
+                for index, choice in enumerate(fate.choices):
+                    # One that has no tokens at all still has to say that it is over.
+                    if max(sent, 0) < len(choice.tokens) or (sent < 0 and not choice.tokens):
+                        yield made.chunk(index, max(sent, 0), due)
+                sent = due
+            if (body.get("stream_options") or {}).get("include_usage"):
+                yield made.last()
         finally:
             self._streams -= 1
+            self._admission.leave(tokens)
 
     async def _pace(self, fate: Fate) -> AsyncIterator[int]:
         """Yield, each time that some tokens have fallen due, how many have since the beginning.

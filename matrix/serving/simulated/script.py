@@ -42,6 +42,8 @@ class Fate:
         first_token_s: Seconds until the first token, once it runs.
         token_s: Seconds for each one after that.
         choices: Its answers.
+        tokens: Of all answers together.
+        longest: Tokens of the longest one.
     """
 
     number: int
@@ -50,16 +52,8 @@ class Fate:
     first_token_s: float
     token_s: float
     choices: list[Choice]
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest answer."""
-        return max((len(choice.tokens) for choice in self.choices), default=0)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all answers."""
-        return sum(len(choice.tokens) for choice in self.choices)
+    tokens: int
+    longest: int
 
     @property
     def seconds(self) -> float:
@@ -111,6 +105,7 @@ class Script:
         chance = random.random()
         first_token_s, token_s = self._first_token_s(random), self._token_s(random)
         choices = [self._choice(asked, limit, random) for _ in range(asked.prompts * asked.n)]
+        lengths = [len(choice.tokens) for choice in choices]
         return Fate(
             number=number,
             fails=chance < self._errors,
@@ -118,6 +113,8 @@ class Script:
             first_token_s=first_token_s,
             token_s=token_s,
             choices=choices,
+            tokens=sum(lengths),
+            longest=max(lengths, default=0),
         )
 
     def _choice(self, asked: Asked, limit: int | None, random: Random) -> Choice:
