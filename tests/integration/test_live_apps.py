@@ -32,7 +32,7 @@ class Cluster:
 
     def command(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "matrix.cli", *arguments],
+            [sys.executable, "-c", "from matrix.cli import main; main()", *arguments],
             env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
         assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
