@@ -282,7 +282,15 @@ def test_a_signal_lets_requests_finish() -> None:
 def test_a_signal_ends_what_hangs() -> None:
     with serving(hang_rate=1, drain_timeout_s=1) as stuck:
         asked = subprocess.Popen(
-            ["curl", "-s", f"{stuck.url}/chat/completions", "-H", f"Authorization: Bearer {KEY}", "-d", json.dumps(ASK)],
+            [
+                "curl",
+                "-s",
+                f"{stuck.url}/chat/completions",
+                "-H",
+                f"Authorization: Bearer {KEY}",
+                "-d",
+                json.dumps(ASK),
+            ],
             stdout=subprocess.PIPE,
         )
         time.sleep(0.4)
