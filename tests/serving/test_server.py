@@ -311,7 +311,7 @@ SIMULATED = {"engine": {"kind": "simulated"}, "model": {"name": "sim"}}
         ({**SIMULATED, "engine": {"kind": "simulated", "token_s": -1}}, KEY, [], "engine.simulated.token_s"),
         ({**SIMULATED, "engine": {"kind": "vllm"}}, KEY, [], "engine.kind=vllm"),
         ({**SIMULATED, "engine": {"kind": "simulated", "outputs": "none.jsonl"}}, KEY, [], "none.jsonl"),
-        (SIMULATED, None, ["--host", "0.0.0.0"], "MATRIX_API_KEY"),  # noqa: S104
+        (SIMULATED, None, ["--host", "0.0.0.0"], "MATRIX_API_KEY"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(what: object, key: str | None, arguments: list[str], told: str) -> None:
