@@ -19,15 +19,12 @@ class Autoscaler:
 
     Args:
         spec: The limits.
-
-    Attributes:
-        spec: The same.
+        current: Replicas that there are, or that were asked for.
     """
 
-    def __init__(self, spec: Replicas) -> None:
-        self.spec = spec
-        # A new app starts with one at least, so that a deploy shows whether it works.
-        self._current = max(spec.min, 1)
+    def __init__(self, spec: Replicas, current: int) -> None:
+        self._spec = spec
+        self._current = current
         self._higher_since: float | None = None
         self._lower_since: float | None = None
         self._highest = 0
@@ -43,23 +40,12 @@ class Autoscaler:
         Returns:
             The number of replicas to ask for; None while nothing is to be changed.
         """
-        wanted = math.ceil(outstanding / self.spec.target_in_flight)
-        wanted = min(max(wanted, self.spec.min), self.spec.max)
-        target = self._current
-        if wanted > self._current:
-            self._lower_since = None
-            self._higher_since = now if self._higher_since is None else self._higher_since
-            if self._current == 0 or now - self._higher_since >= self.spec.upscale_delay_s:
-                target = wanted
-        elif wanted < self._current:
-            self._higher_since = None
-            if self._lower_since is None:
-                self._lower_since, self._highest = now, wanted
-            self._highest = max(self._highest, wanted)
-            if now - self._lower_since >= self.spec.downscale_delay_s:
-                target = self._highest
-        else:
-            self._higher_since = self._lower_since = None
+        wanted = math.ceil(outstanding / self._spec.target_in_flight)
+        wanted = min(max(wanted, self._spec.min), self._spec.max)
+        # What the limits themselves ask for is done at once.
+        target = min(max(self._current, self._spec.min), self._spec.max)
+        if target == self._current:
+            target = self._following(wanted, now)
         if math.isnan(self._asked_at):
             self._asked_at = now
         if target == self._current and now - self._asked_at < _ASK_AGAIN_S:
@@ -68,3 +54,21 @@ class Autoscaler:
             self._higher_since = self._lower_since = None
         self._current, self._asked_at = target, now
         return target
+
+    def _following(self, wanted: int, now: float) -> int:
+        """The number after the delays."""
+        if wanted > self._current:
+            self._lower_since = None
+            self._higher_since = now if self._higher_since is None else self._higher_since
+            if self._current == 0 or now - self._higher_since >= self._spec.upscale_delay_s:
+                return wanted
+        elif wanted < self._current:
+            self._higher_since = None
+            if self._lower_since is None:
+                self._lower_since, self._highest = now, wanted
+            self._highest = max(self._highest, wanted)
+            if now - self._lower_since >= self._spec.downscale_delay_s:
+                return self._highest
+        else:
+            self._higher_since = self._lower_since = None
+        return self._current

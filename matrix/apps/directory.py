@@ -109,9 +109,12 @@ class Directory:
 
     async def register(self, record: AppRecord) -> None:
         """Make an app known, or known as it is from now on."""
+        is_known = record.name in self._apps
         self._apps[record.name] = replace(record, api_key=self._api_key)
         self._patient[record.name] = True
-        self._scalers[record.name] = Autoscaler(record.replicas)
+        # A new app starts with one replica at least, so that a deploy shows whether it works.
+        there = sum(state.url is not None for state in self._states.get(record.name, {}).values())
+        self._scalers[record.name] = Autoscaler(record.replicas, there if is_known else max(record.replicas.min, 1))
         self._scaling = self._scaling or asyncio.create_task(self._scale())
 
     async def apps(self) -> list[AppRecord]:
@@ -183,8 +186,6 @@ class Directory:
         while True:
             await asyncio.sleep(_SCALE_S)
             for name, scaler in list(self._scalers.items()):
-                if not scaler.spec.scales:
-                    continue
                 states = [state for state in self._states.get(name, {}).values() if state.url]
                 busy = sum(state.running + state.waiting for state in states)
                 busy = max(busy, self._at_door.get(name, 0))

@@ -19,7 +19,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 import uvloop
@@ -125,20 +125,18 @@ async def serve(backend: Backend, host: str, port: int, grpc_port: int | None, d
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
     server = _Server(config)
-    grpc = None
     try:
         if grpc_port is not None:
             from matrix.serving import grpc_server
 
             grpc = await grpc_server.start(app.backend, host, grpc_port, api_key)
+            server.stop_beside = lambda: grpc.stop(drain_s)
         # What is there now stays: the collector needn't look at it again for each of thousands of requests.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         print(f"http://{shown}:{listener.getsockname()[1]}/v1", flush=True)
         await server.serve(sockets=[listener])
-        if grpc is not None:
-            await grpc.stop(drain_s)
     finally:
         await backend.close()
 
@@ -167,6 +165,13 @@ def main() -> int:
 
 class _Server(uvicorn.Server):
     """Ends on a signal as uvicorn does, but doesn't raise it again at the end: the backend still has to be closed."""
+
+    stop_beside: Callable[[], Awaitable[None]] | None = None
+    """Stops what listens beside it; called when it takes no more requests itself, awaited until both are done."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        beside = [] if self.stop_beside is None else [self.stop_beside()]
+        await asyncio.gather(super().shutdown(sockets), *beside)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

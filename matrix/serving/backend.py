@@ -52,7 +52,10 @@ class Backend(Protocol):
         """Why it can't answer at all, for `/health`; None if it can."""
 
     def metrics(self) -> str:
-        """What it counts beside the server's own figures, in Prometheus' text format; may be empty."""
+        """What it counts beside the server's own figures, in Prometheus' text format; may be empty.
+
+        One that queues gives `matrix_requests_waiting`: the server takes these off `matrix_requests_running`.
+        """
 
     async def chat(self, body: Json) -> Json:
         """Answer a chat completion request."""

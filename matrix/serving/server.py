@@ -192,7 +192,7 @@ class Application:
     def _look(self) -> None:
         """Have the disconnect of all requests watched that aren't over yet.
 
-        That takes a task: one for each request from its start would cost a tenth of the requests per second.
+        That takes a task, about 10 us: as much as parsing the body, for requests of which most are over soon.
         """
         for flight in self._flights:
             flight.watcher = asyncio.create_task(flight.watch())

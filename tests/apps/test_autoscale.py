@@ -10,7 +10,7 @@ from matrix.spec import Replicas
 
 def scaler(**limits: float) -> Autoscaler:
     given = {"min": 1, "max": 4, "target_in_flight": 10, "upscale_delay_s": 5, "downscale_delay_s": 20, **limits}
-    return Autoscaler(Replicas.model_validate(given))
+    return Autoscaler(Replicas.model_validate(given), 1)
 
 
 def play(what: Autoscaler, load: list[tuple[float, float]]) -> list[tuple[float, int]]:
@@ -62,3 +62,9 @@ def test_the_spec_takes_a_number_or_limits(given: object, expected: tuple[int, i
 def test_the_spec_refuses_what_makes_no_sense(given: object) -> None:
     with pytest.raises(ValueError, match=r"replicas|min=3|greater"):
         Replicas.model_validate(given)
+
+
+def test_what_the_limits_ask_for_is_done_at_once() -> None:
+    limits = Replicas.model_validate({"min": 2, "max": 3, "target_in_flight": 10})
+    assert play(Autoscaler(limits, 1), [(0, 0), (1, 0)]) == [(0, 2)]
+    assert play(Autoscaler(limits, 5), [(0, 0), (1, 0)]) == [(0, 3)]

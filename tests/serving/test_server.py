@@ -282,7 +282,15 @@ def test_a_signal_lets_requests_finish() -> None:
 def test_a_signal_ends_what_hangs() -> None:
     with serving(hang_rate=1, drain_timeout_s=1) as stuck:
         asked = subprocess.Popen(
-            ["curl", "-s", f"{stuck.url}/chat/completions", "-H", f"Authorization: Bearer {KEY}", "-d", json.dumps(ASK)],
+            [
+                "curl",
+                "-s",
+                f"{stuck.url}/chat/completions",
+                "-H",
+                f"Authorization: Bearer {KEY}",
+                "-d",
+                json.dumps(ASK),
+            ],
             stdout=subprocess.PIPE,
         )
         time.sleep(0.4)
@@ -303,7 +311,7 @@ SIMULATED = {"engine": {"kind": "simulated"}, "model": {"name": "sim"}}
         ({**SIMULATED, "engine": {"kind": "simulated", "token_s": -1}}, KEY, [], "engine.simulated.token_s"),
         ({**SIMULATED, "engine": {"kind": "vllm"}}, KEY, [], "engine.kind=vllm"),
         ({**SIMULATED, "engine": {"kind": "simulated", "outputs": "none.jsonl"}}, KEY, [], "none.jsonl"),
-        (SIMULATED, None, ["--host", "0.0.0.0"], "MATRIX_API_KEY"),  # noqa: S104
+        (SIMULATED, None, ["--host", "0.0.0.0"], "MATRIX_API_KEY"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(what: object, key: str | None, arguments: list[str], told: str) -> None:

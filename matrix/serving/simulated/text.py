@@ -74,7 +74,11 @@ class Replay:
     """
 
     def __init__(self, path: str) -> None:
-        files = map(FileRows, locate(path))
+        try:
+            files = [FileRows(file) for file in locate(path)]
+        except DataError as error:
+            # It doesn't say itself which one is meant.
+            raise DataError(f"engine.outputs={path}: {error}") from error
         self._answers = [_answer(row, file.place(number)) for file in files for number, row in file.rows()]
         if not self._answers:
             raise DataError(f"{path}: holds no answers to replay")

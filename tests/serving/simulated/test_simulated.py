@@ -317,5 +317,9 @@ async def test_prompts_are_estimated() -> None:
 
 async def test_structured_outputs() -> None:
     schema = {"type": "object", "properties": {"a": {"enum": [3, 4]}}, "required": ["a"]}
-    for wanted, told in [({"json": schema}, {"a": 3}), ({"json": json.dumps(schema)}, {"a": 3}), ({"choice": ["4"]}, 4)]:
+    for wanted, told in [
+        ({"json": schema}, {"a": 3}),
+        ({"json": json.dumps(schema)}, {"a": 3}),
+        ({"choice": ["4"]}, 4),
+    ]:
         assert json.loads(text(await backend().chat(ask(structured_outputs=wanted)))) == told
