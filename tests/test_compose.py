@@ -25,6 +25,7 @@ NEEDS = {
     "pipeline=mcq": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "engine=openai": ["engine.api_key_env=null"],
     "engine=azure": ["engine.base_url=https://resource.openai.azure.com"],
+    "model=api": ["model.name=any", "engine=openai", "engine.api_key_env=null"],
 }
 SERVER = ("engine=openai", "engine.api_key_env=null")
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONFIG_DIR, group).glob("*.yaml"))]
@@ -85,7 +86,7 @@ def test_every_problem_is_said_at_once() -> None:
     ("overrides", "key", "hint"),
     [
         (["cluster=slurm", "cluster.gpus_per_node=4", "model=llama8b", "model.tensor_parallel=8"], "tensor_parallel=8", "at most 4"),
-        (["cluster=slurm", "model=llama405b"], "engine.replicas=1", "cluster.workers=2"),
+        (["cluster=slurm", "model=llama405b"], "model.pipeline_parallel=2", "cluster.workers=2"),
         (["cluster=slurm", "model=llama70b", "model.tensor_parallel=1"], "model.name=llama70b", "raise model.tensor_parallel"),
         (["cluster.gpus_per_node=0", "model=llama70b"], "model.tensor_parallel=4", "cluster=slurm"),
         (["cluster.gpus_per_node=0", "model.parameters_b=700"], "model.name=smollm2", "a smaller model"),
