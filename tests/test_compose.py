@@ -16,6 +16,8 @@ from matrix.spec import OpenAIEngine, RunSpec
 from tests.command import ROOT, environment, run
 
 GROUPS = ("cluster", "engine", "sampling", "dataset", "pipeline", "tracker", "recipes", "model")
+API = ["model=api", "model.name=any"]
+KEYS = ("AZURE_OPENAI_API_KEY", "ANTHROPIC_API_KEY", "LLAMA_API_KEY", "GEMINI_API_KEY")
 # What an option can't do without.
 NEEDS = {
     "dataset=jsonl": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
@@ -24,7 +26,14 @@ NEEDS = {
     "pipeline=generate": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "pipeline=mcq": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "engine=openai": ["engine.api_key_env=null"],
-    "engine=azure": ["engine.base_url=https://resource.openai.azure.com"],
+    "engine=azure": ["engine.base_url=https://resource.openai.azure.com", *API],
+    "engine=anthropic": API,
+    "engine=llama_api": API,
+    "engine=gemini": API,
+    "engine=bedrock": ["engine.region=us-west-2", *API],
+    "engine=sagemaker": ["engine.region=us-west-2", "engine.endpoint=mine", *API],
+    "engine=simulated": API,
+    "engine=sglang": ["engine.python=/bin/sh", "cluster=slurm"],
     "model=api": ["model.name=any", "engine=openai", "engine.api_key_env=null"],
 }
 SERVER = ("engine=openai", "engine.api_key_env=null")
@@ -42,7 +51,9 @@ def test_the_groups_are_where_they_should_be() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes_and_validates(option: str) -> None:
+def test_every_option_composes_and_validates(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in KEYS:
+        monkeypatch.setenv(key, "secret")
     big = ["cluster=slurm", "cluster.workers=3"] if option.startswith(("model=", "recipes=")) else []
     spec = compose_spec([*big, option, *NEEDS.get(option, [])])
     assert isinstance(spec, RunSpec)

@@ -202,7 +202,9 @@ def test_an_engine_that_hangs_is_replaced(cluster: Cluster) -> None:
 
 def test_to_zero_and_back(cluster: Cluster) -> None:
     limits = ["engine.replicas.min=0", "engine.replicas.downscale_delay_s=1"]
-    cluster.deploy(*PRETEND, *OTHER, "app=other", *[limit.replace("engine", "apps.other.engine", 1) for limit in limits])
+    cluster.deploy(
+        *PRETEND, *OTHER, "app=other", *[limit.replace("engine", "apps.other.engine", 1) for limit in limits]
+    )
     cluster.until(lambda: not cluster.urls("other"))
     assert cluster.app("other")["phase"] == "idle"
     client = OpenAI(base_url=door(cluster, "other"), api_key=cluster.key, max_retries=0, timeout=60)
@@ -222,7 +224,14 @@ def test_grpc_and_http_say_the_same(cluster: Cluster) -> None:
 
 def test_a_run_uses_the_app_that_is_there(cluster: Cluster, tmp_path: Path) -> None:
     before = cluster.urls()
-    overrides = [*PRETEND, "engine.seed=3", "engine.replicas=2", "cluster=attach", "tracker=none", "sampling.max_tokens=8"]
+    overrides = [
+        *PRETEND,
+        "engine.seed=3",
+        "engine.replicas=2",
+        "cluster=attach",
+        "tracker=none",
+        "sampling.max_tokens=8",
+    ]
     done = cluster.command("run", *overrides, "pipeline=sample_qa", f"run.dir={tmp_path / 'run'}")
     assert "App pretend is up" in done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
