@@ -23,6 +23,7 @@ from matrix.spec.redact import redact
 _POLL_S = 0.25
 _HEALTH_PERIOD_S = 2.0
 _PLACED_S = 60.0
+_UP = ("healthy", "idle")
 _END_S = 15.0
 """Seconds for the processes of an engine to end, once it is drained."""
 NOT_IN_VERSION = {"replicas", "start_timeout_s", "drain_timeout_s", "hang_timeout_s"}
@@ -132,16 +133,16 @@ def wait_until_healthy(apps: Sequence[App], on_status: Callable[[list[AppStatus]
     """
     began = time.monotonic()
     while True:
-        statuses = [look(app.name, app.version, max(app.engine.replicas.min, 1)) for app in apps]
+        statuses = [look(app.name, app.version, app.engine.replicas) for app in apps]
         on_status(statuses)
         for app, status in zip(apps, statuses, strict=True):
             if status.phase == "failed":
                 raise AppError(f"app {app.name} failed: {status.detail}")
             late = time.monotonic() - began > app.engine.start_timeout_s
-            if late and status.phase != "healthy":
+            if late and status.phase not in _UP:
                 what = f"is not healthy after {app.engine.start_timeout_s:.0f} s ({status.phase})"
                 raise AppError(f"app {app.name} {what}: {status.detail}")
-        if all(status.phase == "healthy" for status in statuses):
+        if all(status.phase in _UP for status in statuses):
             return
         time.sleep(_POLL_S)
 
@@ -150,7 +151,7 @@ def wait_until_placed(app: App, on_status: Callable[[list[AppStatus]], None]) ->
     """Wait until the app has its resources, or it is plain that it doesn't get them soon."""
     began = time.monotonic()
     while time.monotonic() - began < _PLACED_S:
-        status = look(app.name, app.version, max(app.engine.replicas.min, 1))
+        status = look(app.name, app.version, app.engine.replicas)
         on_status([status])
         if status.phase not in ("pending", "scheduling"):
             return

@@ -121,7 +121,7 @@ def describe_cluster() -> dict[str, Any]:
     door = door_addresses()
     apps = []
     for record in all_apps():
-        status = look(record.name, record.version, max(record.replicas.min, 1))
+        status = look(record.name, record.version, record.replicas)
         replicas = [
             {
                 "id": state.replica,
@@ -133,13 +133,12 @@ def describe_cluster() -> dict[str, Any]:
             }
             for state in replicas_of(record.name)
         ]
-        scaled_away = record.replicas.min == 0 and not any(replica["url"] for replica in replicas)
         apps.append(
             {
                 "name": record.name,
                 "engine": record.kind,
                 "model": record.model_name,
-                "phase": "idle" if scaled_away and status.phase == "pending" else status.phase,
+                "phase": status.phase,
                 "ready": status.ready,
                 "wanted": record.replicas.min,
                 "max": record.replicas.max,
