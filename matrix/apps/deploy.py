@@ -25,7 +25,7 @@ _HEALTH_PERIOD_S = 2.0
 _PLACED_S = 60.0
 _END_S = 15.0
 """Seconds for the processes of an engine to end, once it is drained."""
-_NOT_IN_VERSION = {"replicas", "start_timeout_s", "drain_timeout_s", "hang_timeout_s"}
+NOT_IN_VERSION = {"replicas", "start_timeout_s", "drain_timeout_s", "hang_timeout_s"}
 """What of an engine can change without new replicas."""
 
 
@@ -57,7 +57,7 @@ class App:
     def version(self) -> str:
         """Fingerprint of all that a replica of it depends on."""
         parts = [
-            self.engine.model_dump(mode="json", exclude=_NOT_IN_VERSION),
+            self.engine.model_dump(mode="json", exclude=NOT_IN_VERSION),
             self.model.model_dump(mode="json", exclude={"card", "price", "parameters_b", "kv_bytes_per_token"}),
             None if self.source is None else [self.source.path, self.source.revision, self.source.checksum],
             self.cpu,
@@ -189,6 +189,12 @@ def remove(name: str, *, patient: bool) -> None:
     ray.get(directory().forget.remote(name, patient=False))
 
 
+def spec_of(app: App) -> dict[str, Any]:
+    """Its `engine` and `model`, secrets hidden."""
+    spec = {"engine": app.engine.model_dump(mode="json"), "model": app.model.model_dump(mode="json")}
+    return dict(redact(spec))
+
+
 def _record(app: App, *, kept: bool) -> AppRecord:
     model, engine = app.model, app.engine
     args = {
@@ -200,5 +206,4 @@ def _record(app: App, *, kept: bool) -> AppRecord:
         "pipeline_parallel_size": model.pipeline_parallel,
         **redact(model.args | getattr(engine, "args", {})),
     }
-    spec = redact({"engine": engine.model_dump(mode="json"), "model": model.model_dump(mode="json")})
-    return AppRecord(app.name, model.name, engine.kind, app.version, engine.replicas, args, spec, kept)
+    return AppRecord(app.name, model.name, engine.kind, app.version, engine.replicas, args, spec_of(app), kept)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matrix.apps.deploy import App, deploy, remove, start_serve
+from matrix.apps.deploy import NOT_IN_VERSION, App, deploy, remove, spec_of, start_serve
 from matrix.apps.directory import AppRecord
 from matrix.apps.door import ensure_door
 from matrix.apps.lookup import all_apps, cluster_key, door_addresses, replicas_of
@@ -16,7 +16,6 @@ from matrix.apps.status import AppStatus, look
 from matrix.errors import AppError, did_you_mean
 from matrix.models.source import resolve
 from matrix.spec import AppSpec, SglangEngine, VllmEngine
-from matrix.spec.redact import redact
 
 
 @dataclass
@@ -158,8 +157,8 @@ def _shown(resources: Mapping[str, float]) -> dict[str, float]:
 
 
 def _differs(app: App, record: AppRecord) -> str:
-    new = redact({"engine": app.engine.model_dump(mode="json"), "model": app.model.model_dump(mode="json")})
-    keys = _differing(record.spec, new)
+    old, new = record.spec, spec_of(app)
+    keys = [key for key in _differing(old, new) if key.split(".")[1] not in NOT_IN_VERSION]
     what = ", ".join(keys[:10]) or "the weights"
     return (
         f"app {app.name} is running with another spec ({what} differ): take --action replace to bring it to this one, "
