@@ -26,7 +26,7 @@ _PLACED_S = 60.0
 _UP = ("healthy", "idle")
 _END_S = 15.0
 """Seconds for the processes of an engine to end, once it is drained."""
-NOT_IN_VERSION = {"replicas", "start_timeout_s", "drain_timeout_s", "hang_timeout_s"}
+NOT_IN_VERSION = {"replicas", "start_timeout_s"}
 """What of an engine can change without new replicas."""
 
 
@@ -88,8 +88,8 @@ def deploy(app: App, log_dir: Path, *, kept: bool, surge: bool = True) -> None:
 
     known = next((record for record in ray.get(directory().apps.remote()) if record.name == app.name), None)
     ray.get(directory().register.remote(_record(app, kept=kept)))
-    if known is not None and known.version == app.version:
-        # Only limits can differ, which the directory looks after.
+    if known is not None and known.version == app.version and not has_failed(app):
+        # Only how many replicas there may be can differ, which the directory looks after.
         return
     engine = app.engine
     api_key = ray.get(directory().api_key.remote())
@@ -173,6 +173,11 @@ def is_healthy(name: str) -> bool:
 
     status = serve.status().applications.get(name)
     return status is not None and status.status == "RUNNING"
+
+
+def has_failed(app: App) -> bool:
+    """Whether Ray Serve has given the app up, so that only another deploy brings it back."""
+    return look(app.name, app.version, app.engine.replicas).phase == "failed"
 
 
 def remove(name: str, *, patient: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matrix.apps.deploy import NOT_IN_VERSION, App, deploy, remove, spec_of, start_serve
+from matrix.apps.deploy import NOT_IN_VERSION, App, deploy, has_failed, remove, spec_of, start_serve
 from matrix.apps.directory import AppRecord
 from matrix.apps.door import ensure_door
 from matrix.apps.lookup import all_apps, cluster_key, door_addresses, replicas_of
@@ -79,8 +79,8 @@ class Deploying:
         start_serve()
         done = Deployed(replaced=[app.name for app in others])
         for app in apps:
-            if app.name in known and known[app.name].version == app.version:
-                # Its limits may be others now.
+            if app.name in known and known[app.name].version == app.version and not has_failed(app):
+                # How many replicas there may be can be another number now.
                 deploy(app, self._log_dir, kept=True)
                 done.unchanged.append(app.name)
                 self._say(f"App {app.name} is as it should be")

@@ -204,7 +204,7 @@ def test_an_engine_that_hangs_is_replaced(cluster: Cluster) -> None:
 
 
 def test_to_zero_and_back(cluster: Cluster) -> None:
-    limits = ["engine.replicas.min=0", "engine.replicas.downscale_delay_s=1"]
+    limits = ["engine.replicas.min=0", "engine.replicas.downscale_delay_s=8"]
     cluster.deploy(
         *PRETEND, *OTHER, "app=other", *[limit.replace("engine", "apps.other.engine", 1) for limit in limits]
     )
