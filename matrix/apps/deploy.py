@@ -70,8 +70,13 @@ def start_serve() -> None:
     """Start Ray Serve's control plane without its proxies: our clients go straight to the replicas (D1)."""
     from ray import serve
 
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    _quiet()
     serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False})
+
+
+def _quiet() -> None:
+    """Serve tells what it does on the terminal, which is ours; what goes wrong comes as an error."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
 
 def deploy(app: App, log_dir: Path, *, kept: bool, surge: bool = True) -> None:
@@ -190,6 +195,7 @@ def remove(name: str, *, patient: bool) -> None:
     import ray
     from ray import serve
 
+    _quiet()
     ray.get(directory().forget.remote(name, patient=patient))
     serve.delete(name)
     ray.get(directory().forget.remote(name, patient=False))

@@ -193,6 +193,7 @@ class Directory:
     async def _scale(self) -> None:
         while True:
             await asyncio.sleep(_SCALE_S)
+            await self._drop_dead()
             for name, scaler in list(self._scalers.items()):
                 if self._reached.get(name) != self._apps[name].version:
                     # Nobody takes a replica away before it was seen that the app works.
@@ -208,6 +209,32 @@ class Directory:
                         await _set_replicas(name, wanted)
                     except Exception:  # noqa: BLE001 - Serve's controller may be away for a moment; it is asked again
                         _LOG.warning("App %s could not be scaled to %d", name, wanted, exc_info=True)
+
+    async def _drop_dead(self) -> None:
+        """Forget replicas that could not withdraw: they were killed, or their node is gone."""
+        known = [(app, replica) for app, states in self._states.items() for replica in states]
+        try:
+            alive = await asyncio.to_thread(_living_actors) if known else set()
+        except Exception:  # noqa: BLE001 - Ray's own head may be away for a moment; it is asked again
+            _LOG.warning("Which replicas live could not be found out", exc_info=True)
+            return
+        for app, replica in known:
+            state = self._states.get(app, {}).get(replica)
+            # What a failed one had to say is kept until the app goes.
+            if state is not None and not state.failed and _actor_name(app, replica) not in alive:
+                del self._states[app][replica]
+
+
+def _living_actors() -> set[str]:
+    import ray
+
+    return {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+
+
+def _actor_name(app: str, replica: str) -> str:
+    from ray.serve._private.common import DeploymentID, ReplicaID
+
+    return str(ReplicaID(replica, DeploymentID(name=DEPLOYMENT, app_name=app)).to_full_id_str())
 
 
 async def _set_replicas(app: str, number: int) -> None:

@@ -1,9 +1,9 @@
-"""Run a command so that nothing of it outlives its owner: `python -m matrix.apps.guard COMMAND...`.
+"""Run a command so that nothing of it outlives its owner: `python -m matrix.apps.guard [--remove FILE] COMMAND...`.
 
 An engine is a tree of processes, some in sessions of their own, and Ray ends a replica with SIGKILL when it has to.
 The guard sits between the two. It ends the whole tree when its standard input is closed (the owner is gone, whatever
 the reason), when it gets SIGTERM, or when the command itself ends. Orphans of the tree come back to the guard, which
-is their subreaper (PR_SET_CHILD_SUBREAPER, prctl(2)), so none is missed.
+is their subreaper (PR_SET_CHILD_SUBREAPER, prctl(2)), so none is missed. A file with secrets goes with the tree.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ _GRACE_S = 3.0
 """Seconds between asking the tree to end and ending it."""
 
 
-def main(command: list[str]) -> int:
-    """Run the command until it ends or the owner is gone; return its exit code as a shell would give it."""
+def main(command: list[str], remove: Path | None = None) -> int:
+    """Run the command until it ends or the owner is gone; return its exit code as a shell would give it.
+
+    Args:
+        command: The command.
+        remove: File that is removed when the tree is ended.
+    """
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wake_read, wake_write = os.pipe()
@@ -44,6 +49,9 @@ def main(command: list[str]) -> int:
             break
         if 0 in ready and not os.read(0, 4096):
             break
+    if remove is not None:
+        # First of all: who ended the owner may end the guard, too, if the tree takes its time.
+        remove.unlink(missing_ok=True)
     _end_tree(child)
     code = child.wait()
     return 128 - code if code < 0 else code
@@ -97,4 +105,6 @@ def _descendants() -> list[int]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--remove":
+        sys.exit(main(sys.argv[3:], Path(sys.argv[2])))
     sys.exit(main(sys.argv[1:]))

@@ -37,20 +37,21 @@ class GuardedProcess:
     ) -> None:
         self.title = title
         self.log = log
-        self._secrets: Path | None = None
+        guard = [sys.executable, "-m", "matrix.apps.guard"]
         filled = dict(fill_in)
         if secrets is not None:
             # Made with mode 0600.
             handle, path = tempfile.mkstemp(prefix="matrix-", suffix=".yaml")
             with os.fdopen(handle, "w") as file:
                 file.write(secrets)
-            self._secrets = Path(path)
             filled["{secrets}"] = path
+            # The guard removes it: this process may be killed.
+            guard += ["--remove", path]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH_TOKEN")}
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "matrix.apps.guard", *(filled.get(part, part) for part in command)],
+                [*guard, *(filled.get(part, part) for part in command)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -80,8 +81,6 @@ class GuardedProcess:
         if self._process.stdin:
             self._process.stdin.close()
         self._process.wait()
-        if self._secrets is not None:
-            self._secrets.unlink(missing_ok=True)
 
 
 def free_port(host: str) -> int:

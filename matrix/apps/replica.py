@@ -171,13 +171,18 @@ class Replica:
             time.sleep(0.25)
 
     def _ended(self) -> str | None:
+        """What has ended of its processes, which end each other; None if all run."""
         import ray
+        from ray.exceptions import RayActorError
 
-        for process in self._processes:
-            if process.exit_code is not None:
-                return process.failure()
-        failures: list[str | None] = ray.get([other.failure.remote() for other in self._others])
-        return next((failure for failure in failures if failure), None)
+        failures = [process.failure() for process in self._processes if process.exit_code is not None]
+        for rank, other in enumerate(self._others, 1):
+            try:
+                failure: str | None = ray.get(other.failure.remote())
+            except RayActorError:
+                failure = f"{self._launch.title} (node {rank} of the replica) is gone, and maybe its machine"
+            failures += [failure] if failure else []
+        return "\n".join(failures) or None
 
     def _announce(self, *, ready: bool, detail: str, failed: bool = False) -> None:
         url, grpc_url = self._urls if ready else (None, None)

@@ -46,7 +46,8 @@ def launch(
     if nodes > 1:
         spans = ["--nnodes", str(nodes), "--dist-init-addr", f"{HEAD}:{HEAD_PORT}"]
         commands = [[*commands[0], *spans, "--node-rank", str(rank)] for rank in range(nodes)]
-    environment = {"PYTHONUNBUFFERED": "1"} | engine.env
+    # For the gRPC server beside it, and for who looks at its figures; SGLang itself doesn't know it.
+    environment = {"MATRIX_API_KEY": api_key, "PYTHONUNBUFFERED": "1"} | engine.env
     # JSON is YAML, which SGLang's --config reads.
     secrets = json.dumps({"api-key": api_key})
     return Launch("SGLang", commands, environment, "sidecar" if engine.grpc else None, secrets)

@@ -8,15 +8,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import AuthenticationError, OpenAI
 
-from tests.command import ROOT, environment
+from tests.command import ROOT
+from tests.integration.kept import Cluster, engine_pids
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -24,55 +24,11 @@ PRETEND = ["engine=simulated", "engine.cpus=0.1", "engine.drain_timeout_s=20", "
 OTHER = ["apps.other.engine=simulated", "apps.other.engine.cpus=0.1", "apps.other.model=api", "apps.other.model.name=o"]
 
 
-class Cluster:
-    """The commands of a user with a cluster of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.env = {**environment(), "MATRIX_DIR": str(folder)}
-
-    def command(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", "from matrix.cli import main; main()", *arguments],
-            env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
-        )  # fmt: skip
-        assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
-        return done
-
-    def deploy(self, *arguments: str, code: int = 0) -> str:
-        done = self.command("deploy_applications", *arguments, code=code)
-        return done.stdout + done.stderr
-
-    def status(self) -> dict[str, Any]:
-        return dict(json.loads(self.command("status", "--json").stdout))
-
-    def app(self, name: str = "pretend") -> dict[str, Any]:
-        return next(app for app in self.status()["apps"] if app["name"] == name)
-
-    def urls(self, name: str = "pretend") -> list[str]:
-        return sorted(replica["url"] for replica in self.app(name)["replicas"] if replica["url"])
-
-    def until(self, true: Callable[[], bool], timeout_s: float = 60) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not true():
-            assert time.monotonic() < deadline, self.status()
-            time.sleep(0.5)
-
-    @property
-    def key(self) -> str:
-        return self.command("status", "--key").stdout.strip()
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    found = Cluster(tmp_path_factory.mktemp("matrix"))
-    said = found.deploy(*PRETEND)
-    assert "added: pretend" in said
-    try:
+    with Cluster.until_the_end(tmp_path_factory.mktemp("matrix")) as found:
+        assert "added: pretend" in found.deploy(*PRETEND)
         yield found
-    finally:
-        found.command("stop_cluster")
-    # Nothing of it is left: a second stop finds none.
-    found.command("stop_cluster", code=1)
 
 
 class Load:
@@ -90,25 +46,6 @@ class Load:
     def end(self) -> dict[str, Any]:
         out, _ = self._process.communicate(timeout=120)
         return dict(json.loads(out))
-
-
-def door(cluster: Cluster, app: str = "pretend") -> str:
-    return f"{cluster.status()['front_door']}/{app}/v1"
-
-
-def engine_pids(url: str) -> list[int]:
-    """Processes of the server that listens at a replica's address, guard excluded."""
-    port = url.split(":")[2].removesuffix("/v1")
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().decode().split("\0")
-            except OSError:
-                continue
-            if port in words and "matrix.apps.guard" not in words:
-                found.append(int(entry.name))
-    return found
 
 
 def test_openais_client_works_and_strangers_do_not(cluster: Cluster) -> None:
@@ -141,7 +78,7 @@ def test_another_spec_is_refused_until_it_is_asked_for(cluster: Cluster) -> None
 
 def test_adding_and_removing_leaves_the_others_alone(cluster: Cluster) -> None:
     pids = [engine_pids(url) for url in cluster.urls()]
-    load = Load(cluster, door(cluster))
+    load = Load(cluster, cluster.door())
     assert "added: other" in cluster.deploy(*PRETEND, *OTHER, "app=other")
     assert cluster.app("other")["phase"] == "healthy"
     assert "app other is healthy" in cluster.command("check_health", "app=other").stdout
@@ -156,7 +93,7 @@ def test_adding_and_removing_leaves_the_others_alone(cluster: Cluster) -> None:
 
 def test_replacing_rolls_without_dropping_a_request(cluster: Cluster) -> None:
     before = cluster.urls()
-    load = Load(cluster, door(cluster), max_tokens=128)
+    load = Load(cluster, cluster.door(), max_tokens=128)
     assert "replaced: pretend" in cluster.deploy("--action", "replace", *PRETEND, "engine.seed=3")
     # The old one goes when it has finished what it was working on.
     cluster.until(lambda: not set(before) & set(cluster.urls()))
@@ -173,11 +110,11 @@ def test_replicas_follow_the_load_and_one_that_goes_finishes_its_work(cluster: C
     first = cluster.urls()
     # Only limits: no new replicas for that.
     assert "unchanged: pretend" in cluster.deploy(*spec)
-    load = Load(cluster, door(cluster), max_tokens=256)
+    load = Load(cluster, cluster.door(), max_tokens=256)
     cluster.until(lambda: len(cluster.urls()) == 2)
     assert set(first) < set(cluster.urls())
     assert load.end()["failures"] == []
-    load = Load(cluster, door(cluster), max_tokens=64, at_a_time=4)
+    load = Load(cluster, cluster.door(), max_tokens=64, at_a_time=4)
     cluster.until(lambda: len(cluster.urls()) == 1)
     seen = load.end()
     assert seen["failures"] == []
@@ -188,7 +125,7 @@ def test_an_engine_that_is_killed_is_replaced_and_no_request_fails(cluster: Clus
     cluster.deploy("--action", "replace", *PRETEND, "engine.seed=3", "engine.replicas=2")
     cluster.until(lambda: len(cluster.urls()) == 2)
     before = cluster.urls()
-    load = Load(cluster, door(cluster), max_tokens=16)
+    load = Load(cluster, cluster.door(), max_tokens=16)
     for pid in engine_pids(before[0]):
         os.kill(pid, signal.SIGKILL)
     cluster.until(lambda: before[0] not in cluster.urls() and len(cluster.urls()) == 2)
@@ -210,7 +147,7 @@ def test_to_zero_and_back(cluster: Cluster) -> None:
     )
     cluster.until(lambda: not cluster.urls("other"))
     assert cluster.app("other")["phase"] == "idle"
-    client = OpenAI(base_url=door(cluster, "other"), api_key=cluster.key, max_retries=0, timeout=60)
+    client = OpenAI(base_url=cluster.door("other"), api_key=cluster.key, max_retries=0, timeout=60)
     messages: Any = [{"role": "user", "content": "wake up"}]
     assert client.chat.completions.create(model="o", messages=messages, max_tokens=4).choices[0].finish_reason
     assert len(cluster.urls("other")) == 1

@@ -1,0 +1,91 @@
+"""A kept cluster of a test's own, by the commands of a user, and the processes of its engines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from tests.command import ROOT, environment
+
+
+class Cluster:
+    """The commands of a user with a cluster of their own.
+
+    Args:
+        folder: Takes the place of `~/.matrix`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.env = {**environment(), "MATRIX_DIR": str(folder)}
+        self.logs = folder / "clusters" / "local" / "logs"
+
+    @classmethod
+    @contextmanager
+    def until_the_end(cls, folder: Path) -> Iterator[Self]:
+        """A cluster that is stopped in the end; the first deploy starts it."""
+        cluster = cls(folder)
+        try:
+            yield cluster
+        finally:
+            cluster.command("stop_cluster")
+        # Nothing of it is left: a second stop finds none.
+        cluster.command("stop_cluster", code=1)
+
+    def command(self, *arguments: str, code: int = 0, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", "from matrix.cli import main; main()", *arguments],
+            env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def deploy(self, *arguments: str, code: int = 0) -> str:
+        done = self.command("deploy_applications", *arguments, code=code)
+        return done.stdout + done.stderr
+
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self.command("status", "--json").stdout))
+
+    def app(self, name: str = "pretend") -> dict[str, Any]:
+        return next(app for app in self.status()["apps"] if app["name"] == name)
+
+    def urls(self, name: str = "pretend") -> list[str]:
+        return sorted(replica["url"] for replica in self.app(name)["replicas"] if replica["url"])
+
+    def door(self, name: str = "pretend") -> str:
+        return f"{self.status()['front_door']}/{name}/v1"
+
+    def until(self, true: Callable[[], bool], timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not true():
+            assert time.monotonic() < deadline, self.status()
+            time.sleep(0.5)
+
+    @property
+    def key(self) -> str:
+        return self.command("status", "--key").stdout.strip()
+
+
+def processes(*words: str) -> dict[int, list[str]]:
+    """Command lines of the processes that have all these words in theirs, guards excluded."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if set(words) <= set(line) and "matrix.apps.guard" not in line:
+                found[int(entry.name)] = line
+    return found
+
+
+def engine_pids(url: str) -> list[int]:
+    """Processes of the server that listens at a replica's address."""
+    return list(processes(url.split(":")[2].removesuffix("/v1")))
