@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -69,14 +68,6 @@ def test_what_matrix_gives_itself_and_what_is_no_number() -> None:
         "engine.args.host", "engine.args.api-key", "engine.args.gpu_memory_utilization=much",
     ]  # fmt: skip
     assert "secret" not in "".join(said)
-
-
-@needs_vllm
-def test_the_look_is_short() -> None:
-    argument_names.cache_clear()
-    started = time.process_time()
-    assert len(argument_names(vllm_files())) > 200
-    assert time.process_time() - started < 0.15
 
 
 def test_sglang_in_an_environment_of_its_own(sglang: Path) -> None:
