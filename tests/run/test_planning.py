@@ -29,5 +29,5 @@ def test_what_has_no_room_is_said_and_the_command_fails(tmp_path: Path) -> None:
 def test_a_server_that_is_there_is_not_placed(tmp_path: Path) -> None:
     done = run(tmp_path, "plan=true", "engine=openai", "engine.api_key_env=null")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "engine=openai: nothing is placed, requests go to a server that is already there.\n"
+    assert done.stdout == "Nothing is placed: the model is served by somebody else.\n"
     assert list(tmp_path.iterdir()) == []
