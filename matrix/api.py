@@ -39,6 +39,7 @@ class Cli:
             kind="attach", address=address, token_path=token_path, start_timeout_s=start_timeout_s
         )
         self._cluster: RayCluster | None = None
+        self._kept: KeptCluster | None = None
 
     def deploy_applications(
         self,
@@ -197,7 +198,7 @@ class Cli:
     def _start_or_join(self, cluster: Any, *, start: bool, say: Callable[[str], None]) -> KeptCluster | None:
         """Join the config's cluster; a local one is started if it isn't there, and outlives this process."""
         if _is_connected():
-            return None
+            return self._kept
         if not isinstance(cluster, LocalCluster):
             self._spec = cluster
             self._join()
@@ -208,7 +209,9 @@ class Cli:
         if kept is None:
             say("Starting Ray on this machine ...")
             kept = start_kept(cluster)
-        self._spec = kept.attach()
+        elif kept.spec != cluster:
+            say("The cluster of this machine is up already, and stays as it was started (matrix stop_cluster ends it)")
+        self._spec, self._kept = kept.attach(), kept
         self._join()
         return kept
 

@@ -16,6 +16,8 @@ from matrix.spec import OpenAIEngine, RunSpec
 from tests.command import ROOT, environment, run
 
 GROUPS = ("cluster", "engine", "sampling", "dataset", "pipeline", "tracker", "recipes", "model")
+API = ["model=api", "model.name=any"]
+KEYS = ("AZURE_OPENAI_API_KEY", "ANTHROPIC_API_KEY", "LLAMA_API_KEY", "GEMINI_API_KEY")
 # What an option can't do without.
 NEEDS = {
     "dataset=jsonl": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
@@ -24,7 +26,15 @@ NEEDS = {
     "pipeline=generate": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "pipeline=mcq": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "engine=openai": ["engine.api_key_env=null"],
-    "engine=azure": ["engine.base_url=https://resource.openai.azure.com"],
+    "engine=azure": ["engine.base_url=https://resource.openai.azure.com", *API],
+    "engine=anthropic": API,
+    "engine=llama_api": API,
+    "engine=gemini": API,
+    "engine=bedrock": ["engine.region=us-west-2", *API],
+    "engine=sagemaker": ["engine.region=us-west-2", "engine.endpoint=mine", *API],
+    "engine=simulated": API,
+    "engine=sglang": ["engine.python=/bin/sh", "cluster=slurm"],
+    "model=api": ["model.name=any", "engine=openai", "engine.api_key_env=null"],
 }
 SERVER = ("engine=openai", "engine.api_key_env=null")
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONFIG_DIR, group).glob("*.yaml"))]
@@ -41,7 +51,9 @@ def test_the_groups_are_where_they_should_be() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes_and_validates(option: str) -> None:
+def test_every_option_composes_and_validates(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in KEYS:
+        monkeypatch.setenv(key, "secret")
     big = ["cluster=slurm", "cluster.workers=3"] if option.startswith(("model=", "recipes=")) else []
     spec = compose_spec([*big, option, *NEEDS.get(option, [])])
     assert isinstance(spec, RunSpec)
@@ -85,7 +97,7 @@ def test_every_problem_is_said_at_once() -> None:
     ("overrides", "key", "hint"),
     [
         (["cluster=slurm", "cluster.gpus_per_node=4", "model=llama8b", "model.tensor_parallel=8"], "tensor_parallel=8", "at most 4"),
-        (["cluster=slurm", "model=llama405b"], "engine.replicas=1", "cluster.workers=2"),
+        (["cluster=slurm", "model=llama405b"], "model.pipeline_parallel=2", "cluster.workers=2"),
         (["cluster=slurm", "model=llama70b", "model.tensor_parallel=1"], "model.name=llama70b", "raise model.tensor_parallel"),
         (["cluster.gpus_per_node=0", "model=llama70b"], "model.tensor_parallel=4", "cluster=slurm"),
         (["cluster.gpus_per_node=0", "model.parameters_b=700"], "model.name=smollm2", "a smaller model"),

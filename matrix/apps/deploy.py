@@ -23,9 +23,10 @@ from matrix.spec.redact import redact
 _POLL_S = 0.25
 _HEALTH_PERIOD_S = 2.0
 _PLACED_S = 60.0
+_UP = ("healthy", "idle")
 _END_S = 15.0
 """Seconds for the processes of an engine to end, once it is drained."""
-_NOT_IN_VERSION = {"replicas", "start_timeout_s", "drain_timeout_s", "hang_timeout_s"}
+NOT_IN_VERSION = {"replicas", "start_timeout_s"}
 """What of an engine can change without new replicas."""
 
 
@@ -57,7 +58,7 @@ class App:
     def version(self) -> str:
         """Fingerprint of all that a replica of it depends on."""
         parts = [
-            self.engine.model_dump(mode="json", exclude=_NOT_IN_VERSION),
+            self.engine.model_dump(mode="json", exclude=NOT_IN_VERSION),
             self.model.model_dump(mode="json", exclude={"card", "price", "parameters_b", "kv_bytes_per_token"}),
             None if self.source is None else [self.source.path, self.source.revision, self.source.checksum],
             self.cpu,
@@ -92,8 +93,8 @@ def deploy(app: App, log_dir: Path, *, kept: bool, surge: bool = True) -> None:
 
     known = next((record for record in ray.get(directory().apps.remote()) if record.name == app.name), None)
     ray.get(directory().register.remote(_record(app, kept=kept)))
-    if known is not None and known.version == app.version:
-        # Only limits can differ, which the directory looks after.
+    if known is not None and known.version == app.version and not has_failed(app):
+        # Only how many replicas there may be can differ, which the directory looks after.
         return
     engine = app.engine
     api_key = ray.get(directory().api_key.remote())
@@ -137,16 +138,16 @@ def wait_until_healthy(apps: Sequence[App], on_status: Callable[[list[AppStatus]
     """
     began = time.monotonic()
     while True:
-        statuses = [look(app.name, app.version, max(app.engine.replicas.min, 1)) for app in apps]
+        statuses = [look(app.name, app.version, app.engine.replicas) for app in apps]
         on_status(statuses)
         for app, status in zip(apps, statuses, strict=True):
             if status.phase == "failed":
                 raise AppError(f"app {app.name} failed: {status.detail}")
             late = time.monotonic() - began > app.engine.start_timeout_s
-            if late and status.phase != "healthy":
+            if late and status.phase not in _UP:
                 what = f"is not healthy after {app.engine.start_timeout_s:.0f} s ({status.phase})"
                 raise AppError(f"app {app.name} {what}: {status.detail}")
-        if all(status.phase == "healthy" for status in statuses):
+        if all(status.phase in _UP for status in statuses):
             return
         time.sleep(_POLL_S)
 
@@ -155,7 +156,7 @@ def wait_until_placed(app: App, on_status: Callable[[list[AppStatus]], None]) ->
     """Wait until the app has its resources, or it is plain that it doesn't get them soon."""
     began = time.monotonic()
     while time.monotonic() - began < _PLACED_S:
-        status = look(app.name, app.version, max(app.engine.replicas.min, 1))
+        status = look(app.name, app.version, app.engine.replicas)
         on_status([status])
         if status.phase not in ("pending", "scheduling"):
             return
@@ -179,6 +180,11 @@ def is_healthy(name: str) -> bool:
     return status is not None and status.status == "RUNNING"
 
 
+def has_failed(app: App) -> bool:
+    """Whether Ray Serve has given the app up, so that only another deploy brings it back."""
+    return look(app.name, app.version, app.engine.replicas).phase == "failed"
+
+
 def remove(name: str, *, patient: bool) -> None:
     """Remove an app and its replicas; returns when they are gone.
 
@@ -195,6 +201,12 @@ def remove(name: str, *, patient: bool) -> None:
     ray.get(directory().forget.remote(name, patient=False))
 
 
+def spec_of(app: App) -> dict[str, Any]:
+    """Its `engine` and `model`, secrets hidden."""
+    spec = {"engine": app.engine.model_dump(mode="json"), "model": app.model.model_dump(mode="json")}
+    return dict(redact(spec))
+
+
 def _record(app: App, *, kept: bool) -> AppRecord:
     model, engine = app.model, app.engine
     args = {
@@ -206,5 +218,4 @@ def _record(app: App, *, kept: bool) -> AppRecord:
         "pipeline_parallel_size": model.pipeline_parallel,
         **redact(model.args | getattr(engine, "args", {})),
     }
-    spec = redact({"engine": engine.model_dump(mode="json"), "model": model.model_dump(mode="json")})
-    return AppRecord(app.name, model.name, engine.kind, app.version, engine.replicas, args, spec, kept)
+    return AppRecord(app.name, model.name, engine.kind, app.version, engine.replicas, args, spec_of(app), kept)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matrix.apps.deploy import App, deploy, remove, start_serve
+from matrix.apps.deploy import NOT_IN_VERSION, App, deploy, has_failed, remove, spec_of, start_serve
 from matrix.apps.directory import AppRecord
 from matrix.apps.door import ensure_door
 from matrix.apps.lookup import all_apps, cluster_key, door_addresses, replicas_of
@@ -16,7 +16,6 @@ from matrix.apps.status import AppStatus, look
 from matrix.errors import AppError, did_you_mean
 from matrix.models.source import resolve
 from matrix.spec import AppSpec, SglangEngine, VllmEngine
-from matrix.spec.redact import redact
 
 
 @dataclass
@@ -80,8 +79,8 @@ class Deploying:
         start_serve()
         done = Deployed(replaced=[app.name for app in others])
         for app in apps:
-            if app.name in known and known[app.name].version == app.version:
-                # Its limits may be others now.
+            if app.name in known and known[app.name].version == app.version and not has_failed(app):
+                # How many replicas there may be can be another number now.
                 deploy(app, self._log_dir, kept=True)
                 done.unchanged.append(app.name)
                 self._say(f"App {app.name} is as it should be")
@@ -122,7 +121,7 @@ def describe_cluster() -> dict[str, Any]:
     door = door_addresses()
     apps = []
     for record in all_apps():
-        status = look(record.name, record.version, max(record.replicas.min, 1))
+        status = look(record.name, record.version, record.replicas)
         replicas = [
             {
                 "id": state.replica,
@@ -134,13 +133,12 @@ def describe_cluster() -> dict[str, Any]:
             }
             for state in replicas_of(record.name)
         ]
-        scaled_away = record.replicas.min == 0 and not any(replica["url"] for replica in replicas)
         apps.append(
             {
                 "name": record.name,
                 "engine": record.kind,
                 "model": record.model_name,
-                "phase": "idle" if scaled_away and status.phase == "pending" else status.phase,
+                "phase": status.phase,
                 "ready": status.ready,
                 "wanted": record.replicas.min,
                 "max": record.replicas.max,
@@ -158,8 +156,8 @@ def _shown(resources: Mapping[str, float]) -> dict[str, float]:
 
 
 def _differs(app: App, record: AppRecord) -> str:
-    new = redact({"engine": app.engine.model_dump(mode="json"), "model": app.model.model_dump(mode="json")})
-    keys = _differing(record.spec, new)
+    old, new = record.spec, spec_of(app)
+    keys = [key for key in _differing(old, new) if key.split(".")[1] not in NOT_IN_VERSION]
     what = ", ".join(keys[:10]) or "the weights"
     return (
         f"app {app.name} is running with another spec ({what} differ): take --action replace to bring it to this one, "

@@ -99,6 +99,7 @@ class Directory:
         self._patient: dict[str, bool] = {}
         self._scalers: dict[str, Autoscaler] = {}
         self._wanted: dict[str, float] = {}
+        self._reached: dict[str, str] = {}
         self._at_door: dict[str, int] = {}
         self._door: dict[str, Any] | None = None
         self._scaling: asyncio.Task[None] | None = None
@@ -124,6 +125,8 @@ class Directory:
     async def announce(self, app: str, state: ReplicaState) -> None:
         """Set what is known of one replica."""
         self._states.setdefault(app, {})[state.replica] = state
+        if state.url:
+            self._reached[app] = state.version
 
     async def report(self, app: str, replica: str, running: float, waiting: float) -> None:
         """Tell how busy a replica is."""
@@ -152,6 +155,10 @@ class Directory:
         """Everything known of an app's replicas."""
         return list(self._states.get(app, {}).values())
 
+    async def reached(self, app: str) -> str | None:
+        """Fingerprint of the last replica of an app that got ready."""
+        return self._reached.get(app)
+
     async def want(self, app: str) -> list[ReplicaState]:
         """The same, asked by somebody with requests: an app that is scaled to zero gets a replica."""
         self._wanted[app] = time.monotonic()
@@ -166,6 +173,7 @@ class Directory:
         """
         self._apps.pop(app, None)
         self._scalers.pop(app, None)
+        self._reached.pop(app, None)
         self._patient[app] = patient
         if not patient:
             self._states.pop(app, None)
@@ -187,6 +195,9 @@ class Directory:
             await asyncio.sleep(_SCALE_S)
             await self._drop_dead()
             for name, scaler in list(self._scalers.items()):
+                if self._reached.get(name) != self._apps[name].version:
+                    # Nobody takes a replica away before it was seen that the app works.
+                    continue
                 states = [state for state in self._states.get(name, {}).values() if state.url]
                 busy = sum(state.running + state.waiting for state in states)
                 busy = max(busy, self._at_door.get(name, 0))
@@ -198,7 +209,6 @@ class Directory:
                         await _set_replicas(name, wanted)
                     except Exception:  # noqa: BLE001 - Serve's controller may be away for a moment; it is asked again
                         _LOG.warning("App %s could not be scaled to %d", name, wanted, exc_info=True)
-
 
     async def _drop_dead(self) -> None:
         """Forget replicas that could not withdraw: they were killed, or their node is gone."""

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,7 @@ def _routes(known: Any) -> dict[str, Any]:
             "model": record.model_name,
             "kind": record.kind,
             "min_replicas": record.replicas.min,
+            "models": [record.model_name, *_adapters(record.args)],
             "urls": [state.url for state in found if state.url],
             "grpc_urls": [state.grpc_url for state in found if state.grpc_url],
         }
@@ -151,6 +153,12 @@ def _routes(known: Any) -> dict[str, Any]:
         if node["Alive"] and node.get("MetricsExportPort")
     ]
     return {"apps": apps, "nodes": nodes}
+
+
+def _adapters(args: Mapping[str, Any]) -> list[str]:
+    """Names of LoRA adapters, which requests may ask for like models: `lora_modules` of vLLM."""
+    given = args.get("lora_modules") or args.get("lora-modules") or []
+    return [str(one["name"]) if isinstance(one, dict) else str(one).partition("=")[0] for one in given]
 
 
 def _port(host: str, wanted: int) -> int:

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from matrix.apps.directory import AppRecord
-from matrix.apps.lookup import door_addresses, urls_of
+from matrix.apps.lookup import door_addresses, wait_for_urls
 from matrix.client.query_llm import batch_requests
 
 _WEATHER = {
@@ -47,8 +47,11 @@ def check_health(
     Returns:
         `app`, `model`, `healthy` (every endpoint answered, and there is one), and `endpoints`: `url`, `ok`, `seconds`,
         and `answer` or `error` of each.
+
+    Raises:
+        AppError: No replica is ready in time.
     """
-    urls = urls_of(app.name, grpc=use_grpc)
+    urls = wait_for_urls(app.name, timeout_s, grpc=use_grpc)
     door = door_addresses()
     # Without replicas the door would wait for one; of an app that is scaled to zero one comes.
     if door is not None and not use_grpc and (urls or app.replicas.min == 0):

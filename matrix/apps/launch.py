@@ -49,7 +49,7 @@ def flags(arguments: Mapping[str, Any]) -> list[str]:
         elif value is False:
             command.append(flag.replace("--", "--no-", 1))
         elif isinstance(value, list):
-            command += [flag, *map(str, value)]
+            command += [flag, *(json.dumps(one) if isinstance(one, dict) else str(one) for one in value)]
         elif value is not None:
             command += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
     return command

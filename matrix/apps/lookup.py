@@ -64,7 +64,7 @@ def find_app(name: str, model_name: str | None = None) -> AppRecord:
         raise AppError(f"app {wanted}: several apps serve this model; give the name of one: {names}")
     if not apps:
         raise AppError(
-            f"app {wanted}: no app is running on this cluster (one lives as long as the run that deployed it)"
+            f"app {wanted}: no app is running on this cluster (matrix deploy_applications starts one that stays)"
         )
     running = ", ".join(f"{app.name} (model {app.model_name})" for app in apps)
     hint = did_you_mean(name or model_name or "", [app.name for app in apps])
@@ -82,6 +82,32 @@ def urls_of(name: str, *, grpc: bool = False) -> list[str]:
     """Base URLs of its replicas that are ready."""
     found = [state.grpc_url if grpc else state.url for state in replicas_of(name)]
     return [url for url in found if url]
+
+
+def wait_for_urls(name: str, timeout_s: float, *, grpc: bool = False) -> list[str]:
+    """Base URLs of the replicas of an app that is wanted: one that is scaled to zero gets a replica for it.
+
+    Args:
+        name: The app.
+        timeout_s: Seconds for which a replica is waited for.
+        grpc: Addresses for gRPC.
+
+    Raises:
+        AppError: There is none by then.
+    """
+    directory = existing_directory()
+    deadline = time.monotonic() + timeout_s
+    states: list[ReplicaState] = []
+    while directory is not None:
+        states = _get(directory.want.remote(name))
+        found = [state.grpc_url if grpc else state.url for state in states]
+        if urls := [url for url in found if url]:
+            return urls
+        if time.monotonic() > deadline or any(state.url for state in states):
+            break
+        time.sleep(0.25)
+    what = "takes no gRPC (engine.grpc=true)" if any(state.url for state in states) else "has no replica that is ready"
+    raise AppError(f"app {name} {what}" + "".join(f"; {state.detail}" for state in states if not state.url))
 
 
 def describe(

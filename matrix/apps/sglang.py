@@ -10,6 +10,16 @@ from matrix.apps.launch import HEAD, HEAD_PORT, HOST, PORT, SECRETS, Launch, fla
 from matrix.models.source import ResolvedModel
 from matrix.spec import ModelSpec, SglangEngine
 
+_PARSERS = {
+    "llama3_json": "llama3",
+    "llama4_pythonic": "pythonic",
+    "openai": "gpt-oss",
+    "openai_gptoss": "gpt-oss",
+    "deepseek_v3": "deepseekv3",
+    "deepseek_r1": "deepseek-r1",
+}
+"""SGLang's names of parsers that vLLM, whose names the specs have, calls otherwise (SGLang 0.5: `--help`)."""
+
 
 def launch(
     engine: SglangEngine, model: ModelSpec, source: ResolvedModel, api_key: str, *, cpu: bool, nodes: int
@@ -22,14 +32,15 @@ def launch(
         "revision": source.revision,
         "tp_size": model.tensor_parallel,
         "pp_size": model.pipeline_parallel,
-        "reasoning_parser": model.reasoning_parser,
-        "tool_call_parser": model.tool_parser,
+        "reasoning_parser": _PARSERS.get(model.reasoning_parser or "", model.reasoning_parser),
+        "tool_call_parser": _PARSERS.get(model.tool_parser or "", model.tool_parser),
         "device": "cpu" if cpu else None,
         "enable_metrics": True,
         "config": SECRETS,
     }
-    for name, value in (model.args | engine.args).items():
-        arguments[name.replace("-", "_")] = value
+    # Not `model.args`, which are vLLM's. SGLang has no `--no-` flags: what is false is left out.
+    for name, value in engine.args.items():
+        arguments[name.replace("-", "_")] = None if value is False else value
     base = [engine.python or sys.executable, "-m", "sglang.launch_server", *flags(arguments)]
     commands = [[*base, "--host", HOST, "--port", PORT]]
     if nodes > 1:

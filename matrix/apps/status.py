@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from matrix.apps.directory import ReplicaState, directory
+from matrix.spec import Replicas
 
-Phase = Literal["pending", "scheduling", "loading", "healthy", "failed"]
+Phase = Literal["pending", "scheduling", "loading", "healthy", "idle", "failed"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class AppStatus:
     Attributes:
         name: Its name.
         phase: `pending`: Serve has not begun with it; `scheduling`: it waits for resources; `loading`: processes run
-            and don't answer yet; `healthy`: as many replicas as there should be answer; `failed`.
+            and don't answer yet; `healthy`: as many replicas as there should be answer; `idle`: it works, and has no
+            replica since nobody asks for anything; `failed`.
         ready: Replicas that answer.
         wanted: How many there should be.
         detail: What it waits for, or why it failed.
@@ -34,13 +36,13 @@ class AppStatus:
         return f"{self.name}: {self.phase}, {self.ready} of {self.wanted} replicas" + (f" ({last})" if last else "")
 
 
-def look(name: str, version: str, wanted: int) -> AppStatus:
+def look(name: str, version: str, replicas: Replicas) -> AppStatus:
     """See how an app is.
 
     Args:
         name: The app.
         version: Fingerprint of what should run; replicas of another one don't count.
-        wanted: How many replicas there should be.
+        replicas: How many there should be.
     """
     import ray
     from ray import serve
@@ -48,6 +50,7 @@ def look(name: str, version: str, wanted: int) -> AppStatus:
     states: list[ReplicaState] = ray.get(directory().replicas.remote(name))
     states = [state for state in states if state.version == version]
     ready = sum(state.url is not None for state in states)
+    wanted = max(replicas.min, 1)
     if ready >= wanted:
         return AppStatus(name, "healthy", ready, wanted, "")
     app = serve.status().applications.get(name)
@@ -58,6 +61,8 @@ def look(name: str, version: str, wanted: int) -> AppStatus:
     loading = [state.detail for state in states if state.url is None and not state.failed]
     if loading:
         return AppStatus(name, "loading", ready, wanted, loading[-1])
+    if replicas.min == 0 and ray.get(directory().reached.remote(name)) == version:
+        return AppStatus(name, "idle", ready, wanted, "")
     if app is None or app.status == "NOT_STARTED":
         return AppStatus(name, "pending", ready, wanted, "Ray Serve has not begun with it")
     return AppStatus(name, "scheduling", ready, wanted, placing or "waiting for a node with room")

@@ -6,6 +6,7 @@ nothing of Ray down with it. Nodes of one replica find each other by vLLM's own 
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
@@ -60,6 +61,7 @@ def serve_arguments(
         # Pipeline stages of the CPU build work only after a warm-up, which it leaves out without compilation (0.32).
         "compilation_config": {"mode": 2, "backend": "eager"} if cpu and nodes > 1 else None,
         "disable_uvicorn_access_log": True,
+        "middleware": ["matrix.apps.vllm_lock.Lock"],
     }
     for name, value in (model.args | engine.args).items():
         arguments[name.replace("-", "_")] = value
@@ -78,6 +80,8 @@ def engine_environment(engine: VllmEngine, api_key: str, *, cpu: bool) -> dict[s
     if cpu:
         # vLLM keeps a core free for its server; on a laptop that is half of the speed (docs/benchmarks.md).
         environment |= {"VLLM_CPU_KVCACHE_SPACE": f"{engine.kv_cache_gb:g}", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+    # For gated models: the cluster may have been started before it was set.
+    environment |= {name: os.environ[name] for name in ("HF_TOKEN",) if name in os.environ}
     return environment | engine.env
 
 

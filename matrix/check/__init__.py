@@ -84,7 +84,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., list[Problem]]], ...] = (
     (("cluster", "engine", "model"), _fit),
     (("cluster", "apps"), _apps_fit),
     (("cluster", "engine", "model", "apps", "plan"), check_room),
-    (("workload", "model"), check_workload),
+    (("workload", "model", "engine"), check_workload),
     (("pipeline",), check_pipeline),
     (("tracker",), check_tracker),
 )

@@ -25,7 +25,9 @@ from matrix.spec import (
 )
 from matrix.spec.engine import AwsEngine
 
-_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_NAME = "[A-Za-z_][A-Za-z0-9._-]*"
+_RESERVED = ("v1", "health", "metrics", "control")
+"""Paths of the front door."""
 
 _SDK = {
     "azure": ("openai", "OpenAI's SDK"),
@@ -64,9 +66,13 @@ def check_engine(prefix: str, engine: EngineSpec, model: ModelSpec) -> list[Prob
 def check_app_names(engine: EngineSpec, model: ModelSpec, apps: Mapping[str, AppSpec]) -> list[Problem]:
     """Names of apps are parts of URLs and file names, and each is taken once."""
     problems = []
+    if model.name in _RESERVED:
+        problems.append(Problem("model.name", model.name, "is a path of the front door", "another name"))
     for name in apps:
-        if not re.fullmatch(_NAME, name):
-            message = "an app's name is made of letters, digits, '-', '_' and '.', and begins with a letter or digit"
+        if name in _RESERVED:
+            problems.append(Problem(f"apps.{name}", None, "is a path of the front door", "another name"))
+        elif not re.fullmatch(_NAME, name):
+            message = "an app's name is made of letters, digits, '-', '_' and '.', and begins with a letter"
             problems.append(Problem(f"apps.{name}", None, message))
         elif name == model.name and not isinstance(engine, OpenAIEngine | Gateway):
             message = "is also the name of the app that engine and model describe"

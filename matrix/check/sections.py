@@ -8,7 +8,7 @@ from matrix.check.problems import is_installed, not_installed
 from matrix.data.sources import check_dataset
 from matrix.errors import ConfigError, Problem
 from matrix.pipelines.prompt import compile_prompt, compile_template
-from matrix.spec import AttachCluster, ClusterSpec, DatasetSpec, GenerateSpec, ModelSpec, WorkloadSpec
+from matrix.spec import AttachCluster, ClusterSpec, DatasetSpec, EngineSpec, GenerateSpec, ModelSpec, WorkloadSpec
 
 
 def check_data(dataset: DatasetSpec) -> list[Problem]:
@@ -28,9 +28,11 @@ def check_cluster(cluster: ClusterSpec) -> list[Problem]:
     return []
 
 
-def check_workload(workload: WorkloadSpec, model: ModelSpec) -> list[Problem]:
-    """A budget needs a price, drivers need requests to send, and Ray."""
+def check_workload(workload: WorkloadSpec, model: ModelSpec, engine: EngineSpec) -> list[Problem]:
+    """A budget needs a price, drivers need requests to send, and Ray; gRPC needs somebody who takes it."""
     problems = []
+    if workload.use_grpc and not engine.grpc:
+        problems.append(Problem("workload.use_grpc", True, "the engine takes no gRPC", "engine.grpc=true"))
     if workload.budget_usd is not None and not model.price.is_known:
         hint = "model.price.input_per_million=... and model.price.output_per_million=... in US dollars"
         problems.append(Problem("workload.budget_usd", workload.budget_usd, "what the model costs isn't known", hint))

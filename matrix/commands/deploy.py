@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         from matrix.compose import compose_spec
         from matrix.run.planning import show_plan
 
-        spec = compose_spec([*overrides, "tracker=none"])
+        spec = compose_spec([*overrides, "tracker=none", "plan=true"])
         return show_plan(spec.cluster, {n: app for n, app in spec.all_apps().items() if names is None or n in names})
     live = _Live()
     with Cli() as cli:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from matrix.api import Cli
-from matrix.errors import AppError, ConfigError, Problem, RequestError
+from matrix.apps.lookup import wait_for_urls
+from matrix.errors import ConfigError, Problem, RequestError
 from matrix.spec import AttachCluster, OpenAIEngine, RunSpec
 
 _HOST_AND_PORT = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d+")
@@ -100,9 +101,7 @@ def _of_cluster(app: str, spec: RunSpec, model: str | None) -> Target:
         raise _refused(Problem("cluster", cluster.kind, message, hint))
     with Cli(cluster.address, cluster.token_path, start_timeout_s=cluster.start_timeout_s) as cli:
         found = cli.get_app_metadata(app)
-    urls: list[str] = found["endpoints"]["workers"]
-    if not urls:
-        raise AppError(f"app {found['name']} has no replica that is ready; try again once it has loaded its model")
+        urls: list[str] = wait_for_urls(found["name"], cluster.start_timeout_s)
     return Target(urls, model or found["model_name"], found["api_key"])
 
 

@@ -29,11 +29,17 @@ from matrix.spec import RunSpec
 from matrix.spec.redact import redact
 
 # What may differ when a run dir is given again: it doesn't change what a row says.
-_FREE = ("cluster", "name", "run", "tracker", "workload")
+_FREE = ("cluster", "name", "run", "tracker", "workload", "apps", "plan")
 _OTHER_SPEC = "give the old value, another run.dir, or remove it"
 _OTHER_INPUTS = "give the old content, or another run.dir"
-_FREE_OF_MODEL = ("price",)
-_FREE_OF_ENGINE = ("replicas", "device", "cpus", "kv_cache_gb", "env", "start_timeout_s", "base_url", "api_key_env")
+_FREE_OF_MODEL = ("price", "kv_bytes_per_token")
+_FREE_OF_ENGINE = frozenset(
+    {
+        "replicas", "device", "cpus", "kv_cache_gb", "env", "grpc", "python", "start_timeout_s", "drain_timeout_s",
+        "hang_timeout_s", "base_url", "api_key_env", "token_file", "api_version", "region", "profile", "role_arn",
+        "project", "location", "requests_per_minute", "tokens_per_minute", "timeout_s", "max_attempts",
+    }
+)  # fmt: skip
 
 
 class RunDir:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from matrix.apps.nodes import gpus_per_node
 from matrix.cluster.ray import RayCluster, connect, not_launched
-from matrix.errors import AppError
 from matrix.models.source import ResolvedModel
 from matrix.run.console import Console, log
 from matrix.run.stop import undisturbed
@@ -123,7 +122,9 @@ class Session:
 
         gpus = gpus_per_node(spec.cluster)
         apps = [make_app(name, app, sources.get(name), gpus) for name, app in wanted.items()]
-        running = {(record.model_name, record.version): record for record in all_apps()}
+        # What another run deployed for itself goes with that run.
+        mine = [record for record in all_apps() if record.kept or record.name in self._mine]
+        running = {(record.model_name, record.version): record for record in mine}
         self._used = {}
         new: list[App] = []
         for app in apps:
@@ -154,16 +155,11 @@ class Session:
         return time.monotonic() - started
 
     def _served(self, spec: RunSpec, waited_s: float, engine_s: float) -> Served:
-        from matrix.apps import deploy
-        from matrix.apps.lookup import door_addresses, find_app
+        from matrix.apps.lookup import door_addresses, find_app, wait_for_urls
 
         name, grpc = self._used[spec.main_app], spec.workload.use_grpc
         began = time.monotonic()
-        while not (found := deploy.urls(name, grpc=grpc)):
-            # It was scaled to zero; asking for it brings it back.
-            if time.monotonic() - began > spec.engine.start_timeout_s:
-                raise AppError(f"app {name} has no replica after {spec.engine.start_timeout_s:.0f} s")
-            time.sleep(0.25)
+        found = wait_for_urls(name, spec.engine.start_timeout_s, grpc=grpc)
         waited_s += time.monotonic() - began
         door = None if grpc else door_addresses()
         front_door = f"{door['url']}/{name}/v1" if door else None

@@ -48,7 +48,8 @@ class AttachCluster(Spec):
     token_path: str | None = None
     """File with the cluster's Ray token; None: `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` or Ray's own default file."""
     nodes: int = Field(default=1, gt=0)
-    gpus_per_node: int = Field(default=0, ge=0)
+    gpus_per_node: int | None = Field(default=None, ge=0)
+    """GPUs of a node; None: as many as this machine has."""
     gpu_memory_gb: float = Field(default=80, gt=0)
     start_timeout_s: float = Field(default=60, gt=0)
 

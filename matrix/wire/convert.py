@@ -134,7 +134,7 @@ class _Codec:
         return found
 
 
-def _ways(field: FieldDescriptor) -> tuple[_Fit, _Read | None]:  # noqa: PLR0911 - one for each kind of field
+def _ways(field: FieldDescriptor) -> tuple[_Fit, _Read | None]:
     """How a field is written and read; None: as it is."""
     if field.name.endswith(_JSON):
         return _text, orjson.loads

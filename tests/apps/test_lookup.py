@@ -8,6 +8,7 @@ import threading
 from matrix.apps.directory import AppRecord, Directory, ReplicaState
 from matrix.apps.lookup import Updater, describe
 from matrix.errors import AppError
+from matrix.spec import Replicas as Replicas_
 
 
 class Replicas:
@@ -66,20 +67,57 @@ def test_any_event_loop_may_use_it() -> None:
     assert [asyncio.run(updater()) for _ in range(2)] == [["http://a/v1"]] * 2
 
 
-def test_the_directory_forgets_an_app_as_a_whole() -> None:
-    record = AppRecord("a", "m", "engine", "secret", {})
-    directory = Directory()
-    directory.register(record)
-    directory.announce("a", ReplicaState("1", "http://a/v1", "ready"))
-    assert directory.apps() == [record]
-    directory.forget("a")
-    assert directory.apps() == directory.replicas("a") == []
+def record(**changes: object) -> AppRecord:
+    given = {"name": "a", "model_name": "m", "kind": "vllm", "version": "1", "replicas": Replicas_(), "args": {}}
+    return AppRecord(**{**given, "spec": {}, "kept": True, "api_key": "secret", **changes})  # type: ignore[arg-type]
+
+
+def state(replica: str = "1", **changes: object) -> ReplicaState:
+    return ReplicaState(
+        **{"replica": replica, "version": "1", "url": "http://a/v1", "grpc_url": None, "detail": "ready", **changes}
+    )  # type: ignore[arg-type]
+
+
+async def test_the_directory_forgets_an_app_as_a_whole() -> None:
+    directory = Directory("secret")
+    await directory.register(record(api_key=""))
+    await directory.announce("a", state())
+    assert await directory.apps() == [record()]
+    await directory.forget("a", patient=False)
+    assert await directory.apps() == await directory.replicas("a") == []
+
+
+async def test_replicas_of_an_app_that_goes_finish_their_work_if_they_may() -> None:
+    directory = Directory("secret")
+    for patient in (True, False):
+        await directory.register(record())
+        await directory.announce("a", state())
+        await directory.forget("a", patient=patient)
+        assert await directory.withdraw("a", "1") is patient
+
+
+async def test_a_replica_that_failed_is_nobodys_any_more_and_its_last_words_stay() -> None:
+    directory = Directory("secret")
+    await directory.register(record())
+    await directory.announce("a", state())
+    await directory.report("a", "1", 3, 2)
+    assert [(found.running, found.waiting) for found in await directory.want("a")] == [(3, 2)]
+    await directory.fail("a", "1", "it hangs")
+    await directory.withdraw("a", "1")
+    assert [(found.url, found.detail) for found in await directory.replicas("a")] == [(None, "it hangs")]
 
 
 def test_the_key_of_an_app_is_not_shown_by_chance() -> None:
-    assert "secret" not in repr(AppRecord("a", "m", "engine", "secret", {}))
+    assert "secret" not in repr(record())
 
 
 def test_an_app_without_a_replica_has_no_port() -> None:
-    found = describe(AppRecord("a", "m", "engine", "secret", {}), [])
+    found = describe(record(), [], [], None)
     assert (found["http_port"], found["endpoint_template"]) == (None, None)
+
+
+def test_with_a_front_door_that_is_where_it_is() -> None:
+    door = {"url": "http://h:8000", "port": 8000, "grpc_url": "grpc://h:8001", "grpc_port": 8001}
+    found = describe(record(), ["http://h:1/v1"], ["grpc://h:2"], door)
+    assert (found["http_port"], found["grpc_port"], found["use_grpc"]) == (8000, 8001, True)
+    assert found["endpoint_template"] == "http://{host}:8000/a/v1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -68,7 +69,11 @@ SHAPES = {
     "cwm": Shape(16, 48, 8, 128),
 }
 
-each_model = pytest.mark.parametrize("name", sorted(path.stem for path in CONF.iterdir()))
+API = "api"
+"""What somebody else serves: a name, and nothing that the other files say of a model."""
+
+each_file = pytest.mark.parametrize("name", sorted(path.stem for path in CONF.iterdir()))
+each_model = pytest.mark.parametrize("name", sorted({path.stem for path in CONF.iterdir()} - {API}))
 
 
 def load(name: str) -> ModelSpec:
@@ -104,14 +109,14 @@ def serve_arguments() -> set[str]:
 
 def test_set_is_complete():
     # A new model also gets its shape above.
-    assert sorted(path.name for path in CONF.iterdir()) == sorted(f"{known}.yaml" for known in SHAPES)
+    assert sorted(path.name for path in CONF.iterdir()) == sorted(f"{known}.yaml" for known in (*SHAPES, API))
 
 
-@each_model
+@each_file
 def test_composes(name: str):
     text = (CONF / f"{name}.yaml").read_text()
     spec = load(name)
-    assert spec.name == name
+    assert spec.name == (name if name != API else "???")
     keys = re.findall(r"^([a-z_]+):", text, flags=re.MULTILINE)
     # All of them, once each: Hydra overrides only keys that are there.
     assert keys == list(ModelSpec.model_fields)
@@ -125,7 +130,25 @@ def test_card_is_the_page_of_the_source(name: str):
         assert spec.card == f"https://huggingface.co/{spec.source.split('@')[0]}"
 
 
+def test_of_an_api_nothing_is_known():
+    spec = load(API)
+    assert spec == ModelSpec(name="???")
+
+
 @each_model
+def test_the_kv_cache_is_that_of_the_shape_and_of_its_comment(name: str):
+    spec, shape = load(name), SHAPES[name]
+    assert spec.kv_bytes_per_token == shape.layers * shape.kv_heads * shape.head_dim * 2 * 2
+    (formula,) = re.findall(
+        r"^# Bytes of KV cache per token: ([^;\n]*)", (CONF / f"{name}.yaml").read_text(), re.MULTILINE
+    )
+    formula = formula.replace("512 of latent + 64 of position", str(512 + 64))
+    assert spec.kv_bytes_per_token == math.prod(int(number) for number in re.findall(r"(?<!bf)\b\d+\b", formula))
+    # 4 KiB for a model of 100 million parameters to 1 MiB for one of 400 billion.
+    assert 2**11 < spec.kv_bytes_per_token < 2**20
+
+
+@each_file
 def test_every_field_has_its_comment(name: str):
     lines = (CONF / f"{name}.yaml").read_text().splitlines()
     assert lines[0].startswith("# ")

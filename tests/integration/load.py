@@ -1,4 +1,4 @@
-"""A client that goes on asking an app until its input ends, each request once: `python -m tests.integration.load URL APP`.
+"""A client that goes on asking an app until its input ends, each request once: `python -m tests.integration.load URL MODEL TOKENS AT_A_TIME`.
 
 The key is in OPENAI_API_KEY. Prints a JSON object: `requests`, `failures` (what was answered instead of 200), `p50_s`,
 `p99_s`, `longest_s`.
@@ -14,10 +14,8 @@ import time
 
 import aiohttp
 
-AT_A_TIME = 16
 
-
-async def main(url: str, model: str, max_tokens: int) -> None:
+async def main(url: str, model: str, max_tokens: int, at_a_time: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().run_in_executor(None, lambda: (sys.stdin.read(), loop.call_soon_threadsafe(stop.set)))
     loop = asyncio.get_running_loop()
@@ -40,7 +38,7 @@ async def main(url: str, model: str, max_tokens: int) -> None:
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
         print("asking", flush=True)
-        await asyncio.gather(*(ask_on(session) for _ in range(AT_A_TIME)))
+        await asyncio.gather(*(ask_on(session) for _ in range(at_a_time)))
     seconds.sort()
     figures = {
         "p50_s": seconds[len(seconds) // 2],
@@ -51,4 +49,4 @@ async def main(url: str, model: str, max_tokens: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

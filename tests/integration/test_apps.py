@@ -60,7 +60,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("serving")
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.integration.serving", str(folder)],
-        cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=ROOT, env=environment(MATRIX_API_KEY="key-of-played"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         out = pipe(process.stdout)
@@ -103,7 +103,7 @@ def test_another_process_finds_the_app_and_uses_it(cluster: Cluster) -> None:
         "endpoint_template": f"http://{{host}}:{port}/v1",
         "app_type": "llm",
         "api_key": "key-of-played",
-        "endpoints": {"head": workers[0], "workers": workers},
+        "endpoints": {"head": workers[0], "workers": workers, "grpc": []},
     }
     assert metadata["endpoint_template"].format(host="127.0.0.1") == workers[0]
     assert (args["served_model_name"], args["replicas"]) == ("played", 2)

@@ -1,0 +1,33 @@
+"""`plan=true`: what would go where, printed; nothing is started and nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.command import run
+
+
+def test_a_plan_is_printed_and_nothing_is_made(tmp_path: Path) -> None:
+    done = run(tmp_path, "plan=true", "cluster=slurm", "cluster.workers=2", "model=llama405b")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("app ")
+    assert "worker-1, worker-2" in lines[1]
+    assert "2 x (8 GPU, 8 CPU)" in lines[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_has_no_room_is_said_and_the_command_fails(tmp_path: Path) -> None:
+    done = run(tmp_path, "plan=true", "cluster=slurm", "model=llama70b", "engine.replicas=3")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == (
+        "no room for llama70b: replica 3 of 3 needs 4 GPU; worker-1 has 0 of 8 free"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_there_is_not_placed(tmp_path: Path) -> None:
+    done = run(tmp_path, "plan=true", "engine=openai", "engine.api_key_env=null")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "engine=openai: nothing is placed, requests go to a server that is already there.\n"
+    assert list(tmp_path.iterdir()) == []
