@@ -202,7 +202,10 @@ class Cli:
         if not isinstance(cluster, LocalCluster):
             self._spec = cluster
             self._join()
-            return None
+            there = find_kept()
+            if there is not None and getattr(cluster, "address", None) in ("auto", there.address):
+                self._kept = there
+            return self._kept
         kept = find_kept()
         if kept is None and not start:
             raise ClusterError("there is no cluster on this machine: matrix deploy_applications starts one")

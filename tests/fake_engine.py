@@ -100,6 +100,7 @@ class FakeEngine:
         api_key: Refuse requests without this bearer token.
         model: The name in /v1/models.
         port: 0 for a free one; it stays the same over `stop` and `start`.
+        host: Address of loopback to listen at.
 
     Attributes:
         requests: Bodies as received, the ones that failed included.
@@ -118,7 +119,9 @@ class FakeEngine:
         api_key: str | None = None,
         model: str = "fake",
         port: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
+        self.host = host
         self.answer, self.latency_s, self.api_key, self.model, self.port = answer, latency_s, api_key, model, port
         script = iter(()) if callable(fail) else iter(fail)
         self._fault = fail if callable(fail) else lambda _: next(script, None)
@@ -131,12 +134,12 @@ class FakeEngine:
     @property
     def url(self) -> str:
         """Base URL, up to and including /v1."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http://{self.host}:{self.port}/v1"
 
     @property
     def root(self) -> str:
         """The URL without /v1: /health is here."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def routes(self, app: web.Application) -> None:
         """More routes; for those that play a server with other paths."""
@@ -152,7 +155,7 @@ class FakeEngine:
         # A client that leaves ends its handler, and stopping waits for none: hanging requests must not hold a test up.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, backlog=4096)
+        site = web.TCPSite(self._runner, self.host, self.port, backlog=4096)
         await site.start()
         self.port = self._runner.addresses[0][1]
 

@@ -18,7 +18,10 @@ _WEATHER = {
             "type": "object",
             "properties": {"city": {"type": "string"}},
             "required": ["city"],
+            "additionalProperties": False,
         },
+        # Without it vLLM (0.32) lets the arguments be any JSON.
+        "strict": True,
     },
 }
 

@@ -134,17 +134,19 @@ class Replica:
 
     def _watch(self) -> None:
         """Look after the engine until it goes: tell its load, and end this replica when it is past help."""
-        stall, silent = Stall(self._limits["hang"]), 0
+        stall, silent, heard_at = Stall(self._limits["hang"]), 0, time.monotonic()
         while not self._going.wait(_LOOK_S):
             trouble = self._ended()
             text = None if trouble else _get(f"{self._root}/metrics", self._launch, _ANSWERS_S)
             silent = 0 if text is not None else silent + 1
             if text is not None:
+                heard_at = time.monotonic()
                 load = load_of(text)
                 self._directory.report.remote(self._app, self._id, load.running, load.waiting)
                 trouble = stall.seen(load, time.monotonic()) if self._launch.counts_tokens else None
             if silent >= _HANGS_AFTER:
-                trouble = trouble or f"{self._launch.title} did not answer for {silent * _ANSWERS_S:.0f} s"
+                silence = f"{self._launch.title} did not answer for {time.monotonic() - heard_at:.0f} s"
+                trouble = trouble or f"{silence}; its last line: {self._engine.last_line()}"
             if trouble and not self._going.is_set():
                 self._give_up(trouble)
                 return

@@ -39,6 +39,10 @@ class Family:
         self._done.set()
         self._thread.join()
 
+    def seen(self) -> list[tuple[int, str]]:
+        """Process ids and command lines of all that were seen."""
+        return [(pid, line) for (pid, _), line in self._seen.items()]
+
     def left(self, within_s: float) -> list[str]:
         """Command lines of those that still live after so many seconds, and temporary folders of theirs."""
         deadline = time.monotonic() + within_s

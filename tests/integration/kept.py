@@ -37,6 +37,18 @@ class Cluster:
         # Nothing of it is left: a second stop finds none.
         cluster.command("stop_cluster", code=1)
 
+    def start(self, **spec: Any) -> None:
+        """Start it before anything is deployed; else the first deploy does.
+
+        Args:
+            spec: Of `LocalCluster`.
+        """
+        script = (
+            "import sys; from matrix.cluster.kept import *; start_kept(LocalCluster.model_validate_json(sys.argv[1]))"
+        )
+        command = [sys.executable, "-c", script, json.dumps({"kind": "local", **spec})]
+        subprocess.run(command, env=self.env, check=True, timeout=180)
+
     def command(self, *arguments: str, code: int = 0, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-c", "from matrix.cli import main; main()", *arguments],
@@ -65,7 +77,7 @@ class Cluster:
         deadline = time.monotonic() + timeout_s
         while not true():
             assert time.monotonic() < deadline, self.status()
-            time.sleep(0.5)
+            time.sleep(0.25)
 
     @property
     def key(self) -> str:

@@ -64,7 +64,7 @@ class StandIn(FakeEngine):
 
     def __init__(self, given: argparse.Namespace) -> None:
         name = given.served_model_name or given.model_path
-        super().__init__(api_key=given.api_key, model=name, port=given.port)
+        super().__init__(api_key=given.api_key, model=name, port=given.port, host=given.host)
         self.given = given
 
     def routes(self, app: web.Application) -> None:
