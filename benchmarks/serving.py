@@ -15,6 +15,8 @@ import argparse
 import importlib
 import json
 import os
+import signal
+import sys
 from pathlib import Path
 
 CORES = 2
@@ -30,6 +32,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="times the requests, or the seconds")
     parser.add_argument("--json", type=Path, help="file for the raw figures")
     options = parser.parse_args()
+    # As Ctrl-C: whatever ends it, the cluster is stopped.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     part = importlib.import_module(f"serving_{options.part}")
     found = part.measure(options.repeat or PARTS[options.part], options.scale)

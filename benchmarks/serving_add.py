@@ -1,14 +1,15 @@
 """`serving.py add`: what the clients of an app notice while another app is added and removed.
 
-The app is a simulated engine that takes 0.2 s for each request, always, so that all that is longer is somebody's fault. 64
-clients ask it without a pause; each request is sent once, by plain aiohttp without retries, and counts to the part of the
-round in which it ended:
+The app is a simulated engine that takes 0.2 s for each request, always, so that all that is longer is somebody's fault.
+64 clients ask it without a pause; each request is sent once, by plain aiohttp without retries, and counts to the part
+of the round in which it ended:
 
 - before: nothing else happens;
 - adding: from the start of `matrix deploy_applications app=other` to its exit (it waits until the app is healthy);
 - removing: the same with `--action remove`.
 
-The command itself shares the two cores with clients, engine and Ray. Once straight to the replica, once through the door.
+The command itself shares the two cores with clients, engine and Ray. Once straight to the replica, once through the
+door.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from typing import Self
 
 import aiohttp
 import uvloop
@@ -71,7 +73,7 @@ class Load:
             "seconds": seconds,
         }
 
-    async def __aenter__(self) -> Load:
+    async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=60)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), headers=self._headers, timeout=timeout
