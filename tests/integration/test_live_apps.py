@@ -132,6 +132,12 @@ def test_the_same_again_changes_nothing(cluster: Cluster) -> None:
     assert cluster.urls() == before
 
 
+def test_an_engine_has_the_priority_of_whoever_started_the_cluster(cluster: Cluster) -> None:
+    pids = engine_pids(cluster.urls()[0])
+    assert pids
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids} == {os.getpriority(os.PRIO_PROCESS, 0)}
+
+
 def test_another_spec_is_refused_until_it_is_asked_for(cluster: Cluster) -> None:
     before = cluster.urls()
     said = cluster.deploy(*PRETEND, "engine.seed=7", code=1)
@@ -202,7 +208,9 @@ def test_an_engine_that_hangs_is_replaced(cluster: Cluster) -> None:
 
 def test_to_zero_and_back(cluster: Cluster) -> None:
     limits = ["engine.replicas.min=0", "engine.replicas.downscale_delay_s=1"]
-    cluster.deploy(*PRETEND, *OTHER, "app=other", *[limit.replace("engine", "apps.other.engine", 1) for limit in limits])
+    cluster.deploy(
+        *PRETEND, *OTHER, "app=other", *[limit.replace("engine", "apps.other.engine", 1) for limit in limits]
+    )
     cluster.until(lambda: not cluster.urls("other"))
     assert cluster.app("other")["phase"] == "idle"
     client = OpenAI(base_url=door(cluster, "other"), api_key=cluster.key, max_retries=0, timeout=60)
@@ -222,7 +230,14 @@ def test_grpc_and_http_say_the_same(cluster: Cluster) -> None:
 
 def test_a_run_uses_the_app_that_is_there(cluster: Cluster, tmp_path: Path) -> None:
     before = cluster.urls()
-    overrides = [*PRETEND, "engine.seed=3", "engine.replicas=2", "cluster=attach", "tracker=none", "sampling.max_tokens=8"]
+    overrides = [
+        *PRETEND,
+        "engine.seed=3",
+        "engine.replicas=2",
+        "cluster=attach",
+        "tracker=none",
+        "sampling.max_tokens=8",
+    ]
     done = cluster.command("run", *overrides, "pipeline=sample_qa", f"run.dir={tmp_path / 'run'}")
     assert "App pretend is up" in done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
