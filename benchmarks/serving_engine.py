@@ -1,7 +1,8 @@
 """`serving.py engine`: one replica of the simulated engine, which takes no time itself, by each way to it.
 
 - limit: `python -m matrix.serving` under uvicorn on loopback, started by hand, without a key and without Ray (`alone`:
-  before the cluster is started; in the rounds the idle cluster is there for all rows);
+  before the cluster is started; in the rounds the idle cluster is there for all rows). `limit with key`: another one
+  that asks for a key, which tells the price of the lock from that of being deployed;
 - data plane: the replica that `matrix deploy_applications` deployed, at its own URL, with the cluster's key;
 - front door: the same replica at `/sim/v1` of the door, one more process on the same two cores;
 - gRPC: the same replica at its `grpc://` URL.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -49,7 +51,8 @@ COLUMNS = {
     "client_ms": ("client CPU ms each", ".3f"),
     "others": ("cores others took", ".2f"),
 }
-LIMIT, DATA_PLANE, DOOR = "limit, wire", "data plane, wire", "front door, wire"
+LIMIT, LOCKED = "limit, wire", "limit with key, wire"
+DATA_PLANE, DOOR = "data plane, wire", "front door, wire"
 HTTP, GRPC = "data plane, ModelClient", "gRPC, ModelClient"
 
 
@@ -113,13 +116,13 @@ def measure(repeat: int, scale: float) -> dict[str, Runs]:
         results[title].setdefault(name, []).append(figures)
         say(f"{title}: {name}: {figures}")
 
-    with limit() as bare:
+    with limit() as bare, limit(key=secrets.token_urlsafe(32)) as locked:
         for in_flight, title in small.items():
             one(title, "limit alone, wire", bare, in_flight)
         with Kept() as cluster:
             say("deploying ...")
             cluster.deploy(*OVERRIDES)
-            ways = {LIMIT: bare, **deployed(cluster)}
+            ways = {LIMIT: bare, LOCKED: locked, **deployed(cluster)}
             for number in range(repeat):
                 # Each round begins with another one, so that none always has the warm or the quiet machine.
                 names = list(ways)[number % len(ways) :] + list(ways)[: number % len(ways)]
@@ -130,7 +133,7 @@ def measure(repeat: int, scale: float) -> dict[str, Runs]:
                     one(large, name, ways[name], 64, LARGE)
     for title, runs in results.items():
         show(title, COLUMNS, runs)
-        for name, than in ((DATA_PLANE, LIMIT), (DOOR, LIMIT), (HTTP, DATA_PLANE), (GRPC, HTTP)):
+        for name, than in ((DATA_PLANE, LIMIT), (DATA_PLANE, LOCKED), (DOOR, LIMIT), (HTTP, DATA_PLANE), (GRPC, HTTP)):
             if name in runs and than in runs:
                 rate, cpu = (ratio(runs[name], runs[than], key) for key in ("rate", "server_ms"))
                 print(f"{name}, against {than}: {rate} the requests/s, {cpu} the server's CPU for each")
@@ -138,11 +141,13 @@ def measure(repeat: int, scale: float) -> dict[str, Runs]:
 
 
 @contextmanager
-def limit() -> Iterator[Way]:
+def limit(key: str | None = None) -> Iterator[Way]:
     """The engine's server with the same engine, on its own."""
     app = compose_spec([*OVERRIDES, "tracker=none"]).all_apps()["sim"]
     serving = own.launch(app.engine, app.model, "").environment["MATRIX_SERVING"]
-    environment = {key: value for key, value in os.environ.items() if key != "MATRIX_API_KEY"}
+    environment = {name: value for name, value in os.environ.items() if name != "MATRIX_API_KEY"}
+    if key is not None:
+        environment["MATRIX_API_KEY"] = key
     guarded = [sys.executable, "-m", "matrix.apps.guard", sys.executable, "-m", "matrix.serving", "--port", "0"]
     with subprocess.Popen(
         guarded,
@@ -156,7 +161,7 @@ def limit() -> Iterator[Way]:
         assert process.stdin is not None
         url = process.stdout.readline().strip()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        yield Way("wire", url, [int(child) for child in children])
+        yield Way("wire", url, [int(child) for child in children], key)
         process.stdin.close()
 
 

@@ -1,6 +1,6 @@
 """`serving.py vllm`: tokens/s of `pipeline=generate` against `vllm bench serve`, 64 requests at a time.
 
-One replica of model=smollm2 on the CPU serves all of them in turns, with the same prompts in the same order, 64 greedy
+One replica of model=smollm2 on the CPU serves all of them in turns, with the same prompts in the same order, 32 greedy
 tokens for each (`ignore_eos`), and without its prefix cache, so that no round finds what another one left:
 
 - matrix: `python run.py pipeline=generate cluster=attach` with the app that is there; tokens over the workload's time;
@@ -33,7 +33,7 @@ from matrix.compose import compose_spec
 from matrix.models.source import resolve
 
 ROWS = 128
-TOKENS = 64
+TOKENS = 32
 IN_FLIGHT = 64
 MODEL = "smollm2"
 APP = (f"model={MODEL}", "engine.args.enable_prefix_caching=false")
