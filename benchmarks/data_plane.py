@@ -28,7 +28,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from processes import HERE, Server, fair_matrix_python, run_client, run_matrix
+import tables
+from processes import HERE, Server, fair_matrix_python, run_client, run_matrix, say
 
 CORES = 2
 COUNTS = {
@@ -173,27 +174,14 @@ def open_loop(limit: float, repeat: int, scale: float) -> dict[str, Runs]:
 
 
 def show(title: str, runs: Runs) -> None:
-    """Print a table: the median of each figure, with the lowest and the highest; then matrix against the others."""
-    lines = [["", *(name for name, _ in COLUMNS.values())]]
-    for client, several in runs.items():
-        columns = ((form, [float(getattr(one, key)) for one in several]) for key, (_, form) in COLUMNS.items())
-        cells = (f"{statistics.median(v):{form}} ({min(v):{form}} - {max(v):{form}})" for form, v in columns)
-        lines.append([client, *cells])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print(f"\n{title}")
-    for line in lines:
-        print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
-    ours = runs.get("matrix", [])
-    for client, several in runs.items():
+    """Print a table, then matrix against the others."""
+    figures = {client: [asdict(one) for one in several] for client, several in runs.items()}
+    tables.show(title, COLUMNS, figures)
+    ours = figures.get("matrix", [])
+    for client, theirs in figures.items():
         if ours and client != "matrix":
-            # Neighbours in time are compared, then the median is taken: what slows the machine slows both.
-            pairs = list(zip(ours, several, strict=True))
-            rates = [mine.rate / theirs.rate for mine, theirs in pairs]
-            cpu = [mine.cpu_ms / theirs.cpu_ms for mine, theirs in pairs]
-            print(
-                f"matrix against {client}: {statistics.median(rates):.2f} x ({min(rates):.2f} - {max(rates):.2f}) "
-                f"the requests/s, {statistics.median(cpu):.2f} x the CPU for each"
-            )
+            rate, cpu = tables.ratio(ours, theirs, "rate"), tables.ratio(ours, theirs, "cpu_ms")
+            print(f"matrix against {client}: {rate} the requests/s, {cpu} the CPU for each")
 
 
 def growth(full: bool) -> list[dict[str, float]]:
@@ -259,11 +247,6 @@ def rss_mb(pid: int) -> float:
     """Resident set size now; 0 when the process is just ending."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(fields.get("VmRSS", "0 kB").split()[0]) / 1024
-
-
-def say(text: str) -> None:
-    """Tell what is going on, on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,10 +27,10 @@ from typing import Any, Self
 
 import aiohttp
 
-from matrix.apps.vllm import engine_environment, serve_command
+from matrix.apps.launch import HOST, PORT, launch_of
+from matrix.apps.process import free_port
 from matrix.compose import compose_spec
 from matrix.models.source import resolve
-from matrix.spec import VllmEngine
 
 ROOT = Path(__file__).parent.parent
 
@@ -88,19 +87,11 @@ def figures(run_dir: Path, more: dict[str, float]) -> dict[str, float]:
 def run_limit(run_dir: Path) -> dict[str, float]:
     """Start vLLM's server as the app does, and send it the run's own requests."""
     spec = compose_spec(["tracker=none"])
-    assert isinstance(spec.engine, VllmEngine)
-    source = resolve(spec.model.source, print)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        *serve_command(spec.model, spec.engine, source.path, None, cpu=True),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    environment = {**os.environ, **engine_environment(spec.engine, "key", cpu=True)}
+    assert spec.model.source is not None
+    launch = launch_of(spec.engine, spec.model, resolve(spec.model.source, print), "key", cpu=True, nodes=1)
+    port = str(free_port("127.0.0.1"))
+    command = [{HOST: "127.0.0.1", PORT: port}.get(part, part) for part in launch.commands[0]]
+    environment = os.environ | launch.environment
     bodies = [json.loads(line)["request"] for line in (run_dir / "rows.jsonl").read_text().splitlines()]
     started = time.monotonic()
     guarded = [sys.executable, "-m", "matrix.apps.guard", *command]

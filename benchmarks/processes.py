@@ -97,7 +97,7 @@ def run(
     Raises:
         SystemExit: It failed; with the end of what it said.
     """
-    busy, served, began = _busy_s(), server.stats()["cpu_s"], time.monotonic()
+    busy, served, began = busy_s(), server.stats()["cpu_s"], time.monotonic()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with (cwd / "stdout").open("wb") as out, (cwd / "stderr").open("wb") as err:
         process = subprocess.Popen(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
@@ -115,7 +115,7 @@ def run(
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}\n{(cwd / 'stderr').read_text()[-4000:]}")
     cpu_s = usage.ru_utime + usage.ru_stime
-    others = (_busy_s() - busy - cpu_s - (server.stats()["cpu_s"] - served)) / wall_s
+    others = (busy_s() - busy - cpu_s - (server.stats()["cpu_s"] - served)) / wall_s
     return (cwd / "stdout").read_text(), Used(wall_s, cpu_s, usage.ru_maxrss / 1024, max(others, 0.0))
 
 
@@ -180,7 +180,12 @@ def fair_matrix_python() -> str:
     return str(python)
 
 
-def _busy_s() -> float:
+def say(text: str) -> None:
+    """Tell what is going on, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def busy_s() -> float:
     """CPU seconds that all cores of the machine were busy since its start (proc(5), /proc/stat)."""
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, _first_line("/proc/stat").split()[1:9])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

@@ -83,6 +83,8 @@ def _start_local(spec: LocalCluster) -> RayCluster:
         # Ray binds every interface unless it takes this machine for one that can't have a cluster.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_raylet_start_wait_time_s": str(int(spec.start_timeout_s)),
+        # Ray gives its workers, and so an engine, a niceness of 15: each other process of the machine would go first.
+        "RAY_worker_niceness": "0",
     }
     os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
     os.environ.pop("RAY_ADDRESS", None)

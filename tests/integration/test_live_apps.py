@@ -69,6 +69,12 @@ def test_the_same_again_changes_nothing(cluster: Cluster) -> None:
     assert cluster.urls() == before
 
 
+def test_an_engine_has_the_priority_of_whoever_started_the_cluster(cluster: Cluster) -> None:
+    pids = engine_pids(cluster.urls()[0])
+    assert pids
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids} == {os.getpriority(os.PRIO_PROCESS, 0)}
+
+
 def test_another_spec_is_refused_until_it_is_asked_for(cluster: Cluster) -> None:
     before = cluster.urls()
     said = cluster.deploy(*PRETEND, "engine.seed=7", code=1)
