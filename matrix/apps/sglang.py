@@ -12,6 +12,8 @@ from matrix.spec import ModelSpec, SglangEngine
 
 _PARSERS = {
     "llama3_json": "llama3",
+    # Both are JSON in <tool_call> tags.
+    "hermes": "qwen25",
     "llama4_pythonic": "pythonic",
     "openai": "gpt-oss",
     "openai_gptoss": "gpt-oss",

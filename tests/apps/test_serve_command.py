@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from matrix.apps import sglang
+import json
+
+from matrix.apps import own, sglang
 from matrix.apps.vllm import engine_environment, launch
 from matrix.compose import compose_spec
 from matrix.models.source import ResolvedModel
-from matrix.spec import RunSpec, SglangEngine, VllmEngine
+from matrix.spec import AnthropicEngine, ModelSpec, RunSpec, SglangEngine, VllmEngine
 
 
 def command_of(spec: RunSpec, *, cpu: bool) -> list[str]:
@@ -84,3 +86,30 @@ def test_sglang_gets_the_same_and_its_key_by_a_file() -> None:
     assert value(head, "--config") == "{secrets}"
     assert made.secrets == '{"api-key": "the key"}'
     assert "the key" not in " ".join(head + other)
+
+
+def test_vllms_names_become_sglangs_and_false_is_left_out() -> None:
+    overrides = ["tracker=none", "cluster=slurm", "model=llama70b", "engine=sglang", "engine.python=/bin/sh"]
+    spec = compose_spec([*overrides, "engine.args.enable_mixed_chunk=true", "engine.args.disable_radix_cache=false"])
+    assert isinstance(spec.engine, SglangEngine)
+    (command,) = sglang.launch(
+        spec.engine, spec.model, ResolvedModel("org/x", None, None, "org/x"), "k", cpu=False, nodes=1
+    ).commands
+    assert value(command, "--tool-call-parser") == "llama3"
+    assert "--enable-mixed-chunk" in command
+    assert not any("radix" in word for word in command)
+
+
+def test_a_gateway_gets_the_keys_of_who_deploys_it(monkeypatch) -> None:
+    monkeypatch.setenv("ONE", "1")
+    monkeypatch.setenv("TWO", "2")
+    engine = AnthropicEngine(kind="anthropic", api_key_env=["ONE", "TWO", "NONE"])
+    made = own.launch(engine, ModelSpec(name="claude"), "the key")
+    assert {name: made.environment.get(name) for name in ("ONE", "TWO", "NONE")} == {
+        "ONE": "1",
+        "TWO": "2",
+        "NONE": None,
+    }
+    assert "'1'" not in repr(made)
+    assert json.loads(made.environment["MATRIX_SERVING"])["engine"]["api_key_env"] == ["ONE", "TWO", "NONE"]
+    assert not made.counts_tokens
