@@ -195,7 +195,8 @@ class Directory:
             await asyncio.sleep(_SCALE_S)
             await self._drop_dead()
             for name, scaler in list(self._scalers.items()):
-                if self._reached.get(name) != self._apps[name].version:
+                record = self._apps.get(name)
+                if record is None or self._reached.get(name) != record.version:
                     # Nobody takes a replica away before it was seen that the app works.
                     continue
                 states = [state for state in self._states.get(name, {}).values() if state.url]
