@@ -57,8 +57,8 @@ class Cluster:
         assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def deploy(self, *arguments: str, code: int = 0) -> str:
-        done = self.command("deploy_applications", *arguments, code=code)
+    def deploy(self, *arguments: str, code: int = 0, timeout_s: float = 180) -> str:
+        done = self.command("deploy_applications", *arguments, code=code, timeout_s=timeout_s)
         return done.stdout + done.stderr
 
     def status(self) -> dict[str, Any]:
