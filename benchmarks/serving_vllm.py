@@ -7,19 +7,20 @@ tokens for each (`ignore_eos`), and without its prefix cache, so that no round f
 - vllm bench serve: its own figure, over the time of its main run. It streams, which matrix saves the server;
 - aiohttp: matrix's own request bodies, sent without streaming by plain aiohttp: the limit.
 
-`command s` is each command from start to exit: imports, the check of the config, the cluster joined. A short run of
-matrix warms the engine up before.
+`command s` is each command from start to exit: imports, the check of the config, the cluster joined; its CPU is taken
+from the engine, which could use both cores. A short run of matrix warms the engine up before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ COLUMNS = {
     "seconds": ("seconds", ".1f"),
     "tokens": ("tokens", ",.0f"),
     "command_s": ("command s", ".1f"),
+    "cpu_s": ("command CPU s", ".1f"),
 }
 MATRIX, PEER, LIMIT = "matrix", "vllm bench serve", "aiohttp"
 
@@ -89,10 +91,8 @@ class Contest:
 
     def matrix(self) -> dict[str, float]:
         """A run as a user starts it."""
-        began = time.monotonic()
         summary, _ = self._run(self._rows)
-        tokens = summary["tokens"]["completion"]
-        return _figures(tokens, summary["time_s"]["workload"], time.monotonic() - began)
+        return {"tokens": summary["tokens"]["completion"], "seconds": summary["time_s"]["workload"]}
 
     def bench_serve(self) -> dict[str, float]:
         """The client that comes with vLLM."""
@@ -115,20 +115,18 @@ class Contest:
             "result-filename": result.name,
         }
         flags = ["--ignore-eos", "--skip-chat-template", "--disable-shuffle", "--disable-tqdm", "--save-result"]
-        began = time.monotonic()
         self._command("-c", BENCH, *flags, *(f"--{name}={value}" for name, value in arguments.items()))
         found = json.loads(result.read_text())
         if found["completed"] != self._rows:
             raise SystemExit(f"vllm bench serve: {found['completed']} of {self._rows} requests were answered")
-        return _figures(found["total_output_tokens"], found["duration"], time.monotonic() - began)
+        return {"tokens": found["total_output_tokens"], "seconds": found["duration"]}
 
     def aiohttp(self) -> dict[str, float]:
         """Nothing but the requests."""
         bodies = [{**self._body, "messages": _chat(prompt)} for prompt in self._prompts]
         began = time.monotonic()
         tokens = uvloop.run(_send_all(self._url, self._key, bodies))
-        seconds = time.monotonic() - began
-        return _figures(tokens, seconds, seconds)
+        return {"tokens": tokens, "seconds": time.monotonic() - began}
 
     def _run(self, rows: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """`python run.py`; returns its summary and the body of its first request."""
@@ -160,7 +158,7 @@ def measure(repeat: int, scale: float) -> Runs:
         for number in range(repeat):
             names = list(contenders)
             for name in names[number % 3 :] + names[: number % 3]:
-                figures = contenders[name]()
+                figures = _timed(contenders[name])
                 say(f"{number + 1}/{repeat} {name}: {figures}")
                 runs.setdefault(name, []).append(figures)
     show(f"{max(int(ROWS * scale), 1)} answers of {TOKENS} tokens, {IN_FLIGHT} in flight", COLUMNS, runs)
@@ -200,5 +198,16 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _figures(tokens: int, seconds: float, command_s: float) -> dict[str, float]:
-    return {"tokens_per_s": tokens / seconds, "seconds": seconds, "tokens": tokens, "command_s": command_s}
+def _timed(contender: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What a contender says of itself, with what all of it took: by the wall, and CPU with that of its processes."""
+    began, used = time.monotonic(), os.times()
+    figures = contender()
+    command_s, now = time.monotonic() - began, os.times()
+    # All but the last field, which is the wall's.
+    cpu_s = sum(now[:4]) - sum(used[:4])
+    return {
+        **figures,
+        "tokens_per_s": figures["tokens"] / figures["seconds"],
+        "command_s": command_s,
+        "cpu_s": cpu_s,
+    }
