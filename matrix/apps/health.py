@@ -56,8 +56,7 @@ def check_health(
     """
     urls = wait_for_urls(app.name, timeout_s, grpc=use_grpc)
     door = door_addresses()
-    # Without replicas the door would wait for one; of an app that is scaled to zero one comes.
-    if door is not None and not use_grpc and (urls or app.replicas.min == 0):
+    if door is not None and not use_grpc:
         urls = [*urls, f"{door['url']}/{app.name}/v1"]
     body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if use_chat else {"prompt": prompt}
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0, "top_p": None, "api_key": app.api_key}

@@ -93,7 +93,7 @@ def wait_for_urls(name: str, timeout_s: float, *, grpc: bool = False) -> list[st
         grpc: Addresses for gRPC.
 
     Raises:
-        AppError: There is none by then.
+        AppError: There is none by then, or the app failed, so that none will come.
     """
     directory = existing_directory()
     deadline = time.monotonic() + timeout_s
@@ -103,11 +103,19 @@ def wait_for_urls(name: str, timeout_s: float, *, grpc: bool = False) -> list[st
         found = [state.grpc_url if grpc else state.url for state in states]
         if urls := [url for url in found if url]:
             return urls
-        if time.monotonic() > deadline or any(state.url for state in states):
+        if time.monotonic() > deadline or any(state.url for state in states) or _is_given_up(name):
             break
         time.sleep(0.25)
     what = "takes no gRPC (engine.grpc=true)" if any(state.url for state in states) else "has no replica that is ready"
     raise AppError(f"app {name} {what}" + "".join(f"; {state.detail}" for state in states if not state.url))
+
+
+def _is_given_up(name: str) -> bool:
+    """Whether Ray Serve has stopped trying to start the app."""
+    from ray import serve
+
+    app = serve.status().applications.get(name)
+    return app is not None and app.status == "DEPLOY_FAILED"
 
 
 def describe(

@@ -8,7 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from openai import AuthenticationError, OpenAI
 
 from tests.command import ROOT
+from tests.fake_engine import FakeEngine
 from tests.integration.kept import Cluster, engine_pids
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -201,3 +204,33 @@ def test_what_cannot_be_placed_says_what_is_missing(cluster: Cluster) -> None:
     assert "64" in said
     said = cluster.deploy(*PRETEND, *OTHER, "app=other", "plan=true")
     assert re.search(r"other +1 +simulated +o +this machine", said)
+
+
+def test_a_gateway_shares_one_limit(cluster: Cluster) -> None:
+    """An app in front of a server that is there already: what all clients send together stays below its limit."""
+    sent: list[float] = []
+
+    def note(_: Any) -> None:
+        sent.append(time.monotonic())
+
+    with FakeEngine.in_thread(fail=note, api_key="vendor's") as server:
+        gateway = ["engine=openai", f"engine.base_url={server.url}", "engine.api_key_env=VENDOR_KEY", "engine.cpus=0.1"]
+        model = ["model=api", "model.name=shared"]
+        cluster.env["VENDOR_KEY"] = "vendor's"
+        assert "added: shared" in cluster.deploy(*gateway, *model, "engine.requests_per_minute=120")
+        door, key = cluster.door("shared"), cluster.key
+
+        def ask(client: int) -> None:
+            with OpenAI(base_url=door, api_key=key, max_retries=0, timeout=60) as asking:
+                for number in range(10):
+                    messages: Any = [{"role": "user", "content": f"{client} {number}"}]
+                    answer = asking.chat.completions.create(model="shared", messages=messages)
+                    assert answer.choices[0].message.content == f"{client} {number}"
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(ask, range(2)))
+        # Two a second, all clients together.
+        assert len(sent) == 20
+        assert sent[-1] - sent[0] > 19 / 2 - 2
+        assert {headers["Authorization"] for headers in server.headers} == {"Bearer vendor's"}
+        cluster.deploy("--action", "remove", "app=shared")

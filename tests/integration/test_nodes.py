@@ -58,7 +58,8 @@ def another_node(cluster: Cluster) -> Iterator[None]:
 def ask(cluster: Cluster, app: str, question: str, **more: Any) -> str | None:
     client = OpenAI(base_url=cluster.urls(app)[0], api_key=cluster.key, timeout=120)
     messages: Any = [{"role": "user", "content": question}]
-    return client.chat.completions.create(model=app, messages=messages, **more).choices[0].message.content
+    said: str | None = client.chat.completions.create(model=app, messages=messages, **more).choices[0].message.content
+    return said
 
 
 def ray_node(pid: int) -> str:

@@ -148,7 +148,11 @@ def test_an_engine_that_cannot_start_says_its_own_last_lines(cluster: Cluster, p
     assert "app played failed: SGLang ended with exit code 1; its last lines" in said
     assert "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static." in said
     assert cluster.app("played")["phase"] == "failed"
-    assert "no replica that is ready" in cluster.command("check_health", "app=played", code=1).stdout
+    # Nobody waits for it.
+    said = cluster.command("check_health", "app=played", "timeout_s=600", code=1).stderr
+    assert re.search(
+        r"played has no replica that is ready; SGLang ended .*RuntimeError: Not enough memory", said, re.DOTALL
+    )
     assert processes(SERVER) == {}
     cluster.deploy("--action", "remove", "app=played")
 
@@ -157,4 +161,4 @@ def test_more_gpus_than_there_are_are_refused(cluster: Cluster, played: list[str
     said = cluster.deploy(*played, "model.tensor_parallel=4", code=2)
     assert "model.tensor_parallel=4: a tensor parallel group stays inside a node, and a node has 2 GPUs" in said
     said = cluster.deploy(*played, "engine.replicas=3", code=2)
-    assert "played: replica 3 of 3 needs 1 GPU" in said
+    assert "engine.replicas=3: no room for replica 3 of 3: needs 1 GPU" in said
