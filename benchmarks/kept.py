@@ -50,10 +50,16 @@ class Kept:
         )
         assert process.stdout is not None
         said = []
-        for line in process.stdout:
-            said.append(line)
-            on_line(line)
-        if process.wait():
+        try:
+            for line in process.stdout:
+                said.append(line)
+                on_line(line)
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            code = process.wait()
+        if code:
             raise SystemExit(f"matrix {' '.join(arguments)}\n{''.join(said)}")
         return time.monotonic() - began
 
