@@ -74,6 +74,11 @@ def nodes_of_sglang() -> dict[str, int]:
     return {line[line.index("--host") + 1]: pid for _, (pid, line) in sorted(lines.items())}
 
 
+def secret_files() -> set[Path]:
+    """The files that the engine's processes read their key from."""
+    return {Path(line[line.index("--config") + 1]) for line in processes(SERVER).values()}
+
+
 def test_sglang_over_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
     weights = make_weights(tmp_path / "weights")
     model = ["model=api", "model.name=wide", f"model.source={weights}", "model.context_length=512"]
@@ -89,6 +94,7 @@ def test_sglang_over_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
         cluster.until(lambda: len(cluster.urls("wide")) == 1)
         assert set(nodes_of_sglang()) == NODES
         assert ask(cluster, "wide", "hello") == "hello"
+        secrets = secret_files()
 
         # Both ends of a pipeline go together, whichever died.
         before = nodes_of_sglang()
@@ -96,6 +102,7 @@ def test_sglang_over_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
         cluster.until(lambda: set(nodes_of_sglang()) == NODES and not set(before.values()) & set(processes(SERVER)))
         cluster.until(lambda: len(cluster.urls("wide")) == 1)
         assert ask(cluster, "wide", "again") == "again"
+        secrets |= secret_files()
 
     # The machine is gone: so is the replica, until there is another one.
     cluster.until(lambda: cluster.urls("wide") == [] and processes(SERVER) == {})
@@ -103,8 +110,11 @@ def test_sglang_over_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
         cluster.until(lambda: len(cluster.urls("wide")) == 1)
         assert set(nodes_of_sglang()) == NODES
         assert ask(cluster, "wide", "once more") == "once more"
+        secrets |= secret_files()
         cluster.deploy("--action", "remove", "app=wide")
         assert processes(SERVER) == {}
+    assert len(secrets) == 6
+    assert not any(file.exists() for file in secrets)
 
 
 DEPLOY = """
