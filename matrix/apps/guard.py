@@ -4,6 +4,9 @@ An engine is a tree of processes, some in sessions of their own, and Ray ends a 
 The guard sits between the two. It ends the whole tree when its standard input is closed (the owner is gone, whatever
 the reason), when it gets SIGTERM, or when the command itself ends. Orphans of the tree come back to the guard, which
 is their subreaper (PR_SET_CHILD_SUBREAPER, prctl(2)), so none is missed. A file with secrets goes with the tree.
+
+It is two processes. A worker of Ray that goes kills its children (`RAY_kill_child_processes_on_worker_exit`), the guard
+among them, and the engine's own children would be left; so what guards is the child of a process that only waits.
 """
 
 from __future__ import annotations
@@ -30,6 +33,17 @@ def main(command: list[str], remove: Path | None = None) -> int:
         command: The command.
         remove: File that is removed when the tree is ended.
     """
+    inner = os.fork()
+    return _wait_for(inner) if inner else _guard(command, remove)
+
+
+def _wait_for(inner: int) -> int:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: os.kill(inner, number))
+    return os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
+
+
+def _guard(command: list[str], remove: Path | None) -> int:
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wake_read, wake_write = os.pipe()

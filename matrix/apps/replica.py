@@ -22,6 +22,8 @@ _LOOK_S = 1.0
 """Seconds between two looks at the engine's figures."""
 _ANSWERS_S = 10.0
 """An engine whose /health takes longer hangs."""
+_ENDS_S = 10.0
+"""Seconds for what runs on other nodes to end."""
 _HANGS_AFTER = 3
 """Looks in a row that may fail."""
 
@@ -106,10 +108,7 @@ class Replica:
         patient = ray.get(self._directory.withdraw.remote(self._app, self._id))
         if patient and not self._trouble:
             self._drain(time.monotonic() + self._limits["drain"])
-        for process in reversed(getattr(self, "_processes", [])):
-            process.end()
-        for other in self._others:
-            ray.kill(other)
+        self._end()
 
     def _wait_until_healthy(self, deadline: float) -> None:
         while not _answers(f"{self._root}/health", 5):
@@ -157,10 +156,21 @@ class Replica:
 
         self._trouble = trouble
         ray.get(self._directory.fail.remote(self._app, self._id, trouble))
-        for process in reversed(self._processes):
-            process.end()
+        self._end()
         # Serve asks three times before it believes a replica that says it is ill, and once when it is gone.
         os._exit(1)
+
+    def _end(self) -> None:
+        """End all processes, on all nodes; returns when they are gone."""
+        import ray
+
+        ending = [other.end.remote() for other in self._others]
+        for process in reversed(getattr(self, "_processes", [])):
+            process.end()
+        if ending:
+            ray.wait(ending, num_returns=len(ending), timeout=_ENDS_S)
+        for other in self._others:
+            ray.kill(other)
 
     def _drain(self, deadline: float) -> None:
         """Wait until nobody is served any more, and long enough that all clients have seen that it is going."""
@@ -209,6 +219,10 @@ class OtherNode:
     def failure(self) -> str | None:
         """Why it isn't running any more; None if it is."""
         return None if self._process.exit_code is None else self._process.failure()
+
+    def end(self) -> None:
+        """End it; returns when it is gone."""
+        self._process.end()
 
 
 def _start_others(launch: Launch, fill_in: dict[str, str], log_dir: Path, replica: str) -> list[Any]:

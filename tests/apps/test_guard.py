@@ -43,7 +43,9 @@ def sleepers(number: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("how", ["the owner closes its end", "SIGTERM", "the owner is killed"])
+@pytest.mark.parametrize(
+    "how", ["the owner closes its end", "SIGTERM", "the owner is killed", "the owner kills its child and goes"]
+)
 def test_nothing_is_left(how: str) -> None:
     number = 100_000 + os.getpid() + len(how)
     process = started(number)
@@ -52,6 +54,14 @@ def test_nothing_is_left(how: str) -> None:
         process.stdin.close()
     elif how == "SIGTERM":
         process.terminate()
+    elif how == "the owner kills its child and goes":
+        process.kill()
+        assert process.stdin
+        process.stdin.close()
+        deadline = time.monotonic() + 15
+        while sleepers(number):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
     else:
         # The pipe's other end goes when its last holder goes; here that is this process.
         assert process.stdin

@@ -115,7 +115,7 @@ def test_who_is_killed_is_replaced(cluster: Cluster, victim: str) -> None:
     assert len(before) == len(files) == 2
     (pid,) = engine_pids(before[0])
     (secret,) = (Path(line[line.index("--config") + 1]) for line in processes(SERVER, port(before[0])).values())
-    os.kill(pid if victim == "the engine" else grandparent(pid), signal.SIGKILL)
+    os.kill(pid if victim == "the engine" else replica_of(pid), signal.SIGKILL)
     cluster.until(lambda: before[0] not in cluster.urls("played") and len(cluster.urls("played")) == 2)
     assert before[1] in cluster.urls("played")
     assert engine_pids(before[0]) == []
@@ -127,9 +127,9 @@ def port(url: str) -> str:
     return url.split(":")[2].removesuffix("/v1")
 
 
-def grandparent(pid: int) -> int:
-    """The replica: between it and its engine is the guard."""
-    for _ in range(2):
+def replica_of(pid: int) -> int:
+    """Between it and its engine are the two processes of the guard."""
+    for _ in range(3):
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return pid
 
