@@ -9,7 +9,7 @@ from typing import Any
 
 from matrix.apps.deploy import NOT_IN_VERSION, App, deploy, has_failed, remove, spec_of, start_serve
 from matrix.apps.directory import AppRecord
-from matrix.apps.door import ensure_door
+from matrix.apps.door import open_door, wait_for_door
 from matrix.apps.lookup import all_apps, cluster_key, door_addresses, replicas_of
 from matrix.apps.placing import live_nodes, make_app, place
 from matrix.apps.status import AppStatus, look
@@ -77,6 +77,8 @@ class Deploying:
         if others and not replace:
             raise AppError("\n".join(_differs(app, known[app.name]) for app in others))
         start_serve()
+        # It opens while the engines load.
+        open_door(self._log_dir)
         done = Deployed(replaced=[app.name for app in others])
         for app in apps:
             if app.name in known and known[app.name].version == app.version and not has_failed(app):
@@ -89,7 +91,7 @@ class Deploying:
         if new:
             options: dict[str, Any] = {"gpus_per_node": self._gpus_per_node, "grows": self._grows, "wait": wait}
             place(new, self._log_dir, self._say, self._on_status, kept=True, **options)
-        door = ensure_door(self._log_dir)
+        door = wait_for_door()
         done.front_door, done.api_key = door["url"], cluster_key()
         return done
 

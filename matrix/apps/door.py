@@ -98,13 +98,8 @@ class Door:
         return True
 
 
-def ensure_door(log_dir: Path) -> dict[str, Any]:
-    """Addresses of the cluster's front door, which is opened if there is none.
-
-    Raises:
-        AppError: It doesn't open.
-    """
-    import ray
+def open_door(log_dir: Path) -> None:
+    """Ask for the cluster's front door, if there is none; returns at once."""
     from ray import serve
 
     if NAME not in serve.status().applications:
@@ -119,6 +114,17 @@ def ensure_door(log_dir: Path) -> dict[str, Any]:
         )
         target = serve.RunTarget(deployment.bind(str(log_dir)), name=NAME, route_prefix=None)
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def wait_for_door() -> dict[str, Any]:
+    """Addresses of the front door, once it is open.
+
+    Raises:
+        AppError: It doesn't open.
+    """
+    import ray
+    from ray import serve
+
     deadline = time.monotonic() + 2 * _START_S
     while True:
         addresses: dict[str, Any] | None = ray.get(directory().door.remote())

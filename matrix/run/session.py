@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matrix.apps.local import LocalServer
     from matrix.apps.status import AppStatus
 
+_TITLES = {"vllm": "vLLM", "sglang": "SGLang"}
+
 Sources = Mapping[str, ResolvedModel | None]
 
 
@@ -139,7 +141,9 @@ class Session:
             return 0.0
         started = time.monotonic()
         taken = {record.name for record in all_apps()}
-        titles = ", ".join(f"{app.model.name} into {app.engine.kind}" for app in new)
+        titles = ", ".join(
+            f"model {app.model.name} into {_TITLES.get(app.engine.kind, app.engine.kind)}" for app in new
+        )
         where = "the CPU" if all(app.cpu for app in new) else "GPUs"
         with self._console.stage(f"Loading {titles} on {where}") as stage:
             renamed = [app.renamed(f"{app.name}-{app.version[:4]}") if app.name in taken else app for app in new]

@@ -211,7 +211,8 @@ async def test_a_caller_who_leaves_ends_the_work() -> None:
 
 
 async def test_hundreds_at_a_time() -> None:
-    backend = EchoBackend(latency_s=0.5)
+    # Long enough for a slow machine to send them all before the first is answered.
+    backend = EchoBackend(latency_s=3)
     async with serving(backend) as url, client(url) as model:
         asked = [asyncio.create_task(model.chat(BODY)) for _ in range(300)]
         await until(lambda: backend.in_flight == 300)

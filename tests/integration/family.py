@@ -25,6 +25,7 @@ class Family:
     def __init__(self) -> None:
         self.exposed: set[str] = set()
         self._seen: dict[tuple[int, str], str] = {}
+        self._before: set[tuple[int, str]] = set()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -32,6 +33,7 @@ class Family:
         return len(self._seen)
 
     def __enter__(self) -> Self:
+        self._before = {(pid, born) for pid, (_, born, _) in _all().items()}
         self._thread.start()
         return self
 
@@ -55,16 +57,23 @@ class Family:
 
     def _watch(self) -> None:
         while not self._done.wait(_EVERY_S):
-            stats = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
+            stats = _all()
             front = {os.getpid()}
             while front:
                 front = {pid for pid, (alive, _, parent) in stats.items() if alive and parent in front}
                 for pid in front:
+                    # What an earlier test left running (multiprocessing's resource tracker) isn't of this block.
+                    if (pid, stats[pid][1]) in self._before:
+                        continue
                     self._seen.setdefault((pid, stats[pid][1]), _read(pid, "cmdline").replace("\0", " "))
             listening = _listening_beyond_loopback()
             if listening:
                 sockets = {socket for pid, _ in self._seen for socket in _sockets(pid)}
                 self.exposed |= {address for socket, address in listening.items() if socket in sockets}
+
+
+def _all() -> dict[int, tuple[bool, str, int]]:
+    return {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
 
 
 def _listening_beyond_loopback() -> dict[str, str]:
