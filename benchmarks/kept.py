@@ -99,6 +99,14 @@ def pid_at(url: str) -> int:
     raise SystemExit(f"no process has the port of {url} as an argument")
 
 
+def server_below(guard: int) -> int:
+    """Process id of what a guard, which is two processes, runs."""
+    pid = guard
+    while "matrix.apps.guard" in _command_line(Path(f"/proc/{pid}")):
+        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    return pid
+
+
 def cpu_s(pids: Sequence[int]) -> float:
     """CPU seconds that these processes used so far, system included (proc(5), /proc/PID/stat)."""
     fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]

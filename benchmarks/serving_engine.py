@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kept import ROOT, Kept, cpu_s, pid_at
+from kept import ROOT, Kept, cpu_s, pid_at, server_below
 from processes import busy_s, say
 from tables import Runs, ratio, show
 
@@ -160,8 +160,7 @@ def limit(key: str | None = None) -> Iterator[Way]:
         assert process.stdout is not None
         assert process.stdin is not None
         url = process.stdout.readline().strip()
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        yield Way("wire", url, [int(child) for child in children], key)
+        yield Way("wire", url, [server_below(process.pid)], key)
         process.stdin.close()
 
 

@@ -24,6 +24,7 @@ _LOG = logging.getLogger(__name__)
 _NAME = "matrix.directory"
 _NAMESPACE = "matrix"
 _SCALE_S = 1.0
+_DROP_S = 5.0
 NEWS_S = 2.0
 """After so many seconds every client of an app has asked for its replicas again."""
 _WANTED_S = 15.0
@@ -191,9 +192,12 @@ class Directory:
         self._at_door = waiting
 
     async def _scale(self) -> None:
+        dropped_at = 0.0
         while True:
             await asyncio.sleep(_SCALE_S)
-            await self._drop_dead()
+            if time.monotonic() - dropped_at > _DROP_S:
+                dropped_at = time.monotonic()
+                await self._drop_dead()
             for name, scaler in list(self._scalers.items()):
                 record = self._apps.get(name)
                 if record is None or self._reached.get(name) != record.version:

@@ -14,6 +14,10 @@ LAST_LINES = 25
 """Lines of an engine's log that an error carries."""
 
 
+# Ray's token, and the number of threads that Ray gives to an actor of so many CPUs: engines have numbers of their own.
+_RAYS = ("RAY_AUTH_TOKEN", "OMP_NUM_THREADS")
+
+
 class GuardedProcess:
     """A process tree that ends with this process, whatever ends it.
 
@@ -47,7 +51,7 @@ class GuardedProcess:
             filled["{secrets}"] = path
             # The guard removes it: this process may be killed.
             guard += ["--remove", path]
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH_TOKEN")}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_RAYS)}
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._process = subprocess.Popen(

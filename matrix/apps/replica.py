@@ -18,6 +18,8 @@ from matrix.apps.process import GuardedProcess, free_port
 from matrix.errors import AppError
 from matrix.serving.metric_names import Load, load_of
 
+_ASK_S = 0.5
+"""Seconds between two questions whether an engine that loads is ready."""
 _LOOK_S = 1.0
 """Seconds between two looks at the engine's figures."""
 _ANSWERS_S = 10.0
@@ -118,7 +120,7 @@ class Replica:
                 self._announce(ready=False, detail=message, failed=True)
                 raise AppError(message)
             self._announce(ready=False, detail=self._engine.last_line())
-            time.sleep(0.25)
+            time.sleep(_ASK_S)
 
     def _start_sidecar(self, host: str, port: int, grpc_port: int | None) -> None:
         command = [sys.executable, "-m", "matrix.serving.grpc_sidecar", "--upstream", f"http://{host}:{port}"]

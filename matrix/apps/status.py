@@ -53,12 +53,15 @@ def look(name: str, version: str, replicas: Replicas) -> AppStatus:
     wanted = max(replicas.min, 1)
     if ready >= wanted:
         return AppStatus(name, "healthy", ready, wanted, "")
+    loading = [state.detail for state in states if state.url is None and not state.failed]
+    if loading and not any(state.failed for state in states):
+        # Serve has nothing to add, and asking it costs CPU that an engine wants while it loads.
+        return AppStatus(name, "loading", ready, wanted, loading[-1])
     app = serve.status().applications.get(name)
     failed = [state.detail for state in states if state.failed]
     placing = _placing(app)
     if app is not None and app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
         return AppStatus(name, "failed", ready, wanted, "; ".join(failed) or placing or app.message)
-    loading = [state.detail for state in states if state.url is None and not state.failed]
     if loading:
         return AppStatus(name, "loading", ready, wanted, loading[-1])
     if replicas.min == 0 and ray.get(directory().reached.remote(name)) == version:
