@@ -23,7 +23,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from kept import ROOT, Kept, cpu_s, pid_at, server_below
 from processes import busy_s, say

@@ -54,11 +54,9 @@ def look(name: str, version: str, replicas: Replicas) -> AppStatus:
     if ready >= wanted:
         return AppStatus(name, "healthy", ready, wanted, "")
     loading = [state.detail for state in states if state.url is None and not state.failed]
-    if loading and not any(state.failed for state in states):
-        # Serve has nothing to add, and asking it costs CPU that an engine wants while it loads.
-        return AppStatus(name, "loading", ready, wanted, loading[-1])
-    app = serve.status().applications.get(name)
     failed = [state.detail for state in states if state.failed]
+    # While an engine loads Serve has nothing to add, and asking it costs CPU that the engine wants.
+    app = None if loading and not failed else serve.status().applications.get(name)
     placing = _placing(app)
     if app is not None and app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
         return AppStatus(name, "failed", ready, wanted, "; ".join(failed) or placing or app.message)
