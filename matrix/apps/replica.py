@@ -24,6 +24,8 @@ _LOOK_S = 1.0
 """Seconds between two looks at the engine's figures."""
 _ANSWERS_S = 10.0
 """An engine whose /health takes longer hangs."""
+_NODE_ANSWERS_S = 60.0
+"""Another node of the replica that doesn't answer for so long is gone; the first answer waits for its start."""
 _ENDS_S = 10.0
 """Seconds for what runs on other nodes to end."""
 _HANGS_AFTER = 3
@@ -187,13 +189,13 @@ class Replica:
     def _ended(self) -> str | None:
         """What has ended of its processes, which end each other; None if all run."""
         import ray
-        from ray.exceptions import RayActorError
+        from ray.exceptions import GetTimeoutError, RayActorError
 
         failures = [process.failure() for process in self._processes if process.exit_code is not None]
         for rank, other in enumerate(self._others, 1):
             try:
-                failure: str | None = ray.get(other.failure.remote())
-            except RayActorError:
+                failure: str | None = ray.get(other.failure.remote(), timeout=_NODE_ANSWERS_S)
+            except (RayActorError, GetTimeoutError):
                 failure = f"{self._launch.title} (node {rank} of the replica) is gone, and maybe its machine"
             failures += [failure] if failure else []
         return "\n".join(failures) or None

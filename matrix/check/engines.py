@@ -26,8 +26,8 @@ from matrix.spec import (
 from matrix.spec.engine import AwsEngine
 
 _NAME = "[A-Za-z_][A-Za-z0-9._-]*"
-_RESERVED = ("v1", "health", "metrics", "control")
-"""Paths of the front door."""
+_RESERVED = ("v1", "health", "metrics", "control", "matrix.door")
+"""Paths of the front door, and its own name in Ray Serve."""
 
 _SDK = {
     "azure": ("openai", "OpenAI's SDK"),

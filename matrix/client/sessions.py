@@ -27,7 +27,7 @@ _REMEMBERED = 64
 
 def open_session() -> aiohttp.ClientSession:
     """A session that never makes a request wait; needs a running event loop, and has to be closed there."""
-    _allow_many_connections()
+    allow_many_connections()
     return aiohttp.ClientSession(
         # A gate decides how much is in flight, not the pool.
         connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=_KEEP_ALIVE_S),
@@ -129,7 +129,7 @@ def _close_left(*, exiting: bool = True) -> None:
 atexit.register(_close_left)
 
 
-def _allow_many_connections() -> None:
+def allow_many_connections() -> None:
     """Raise the soft limit of open files, often 1,024, to the hard one: a connection is a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

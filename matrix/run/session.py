@@ -188,10 +188,14 @@ class Session:
         if not names:
             return
         from matrix.apps.deploy import remove
+        from matrix.apps.lookup import all_apps
 
+        # `matrix deploy_applications` may have taken one over meanwhile: that stays.
+        kept = {record.name for record in all_apps() if record.kept}
         for name in names:
             del self._mine[name]
-            remove(name, patient=False)
+            if name not in kept:
+                remove(name, patient=False)
 
 
 def on_cluster(spec: RunSpec) -> dict[str, AppSpec]:

@@ -8,42 +8,24 @@ once it takes requests, and ends on SIGTERM or SIGINT when those under way are o
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import gc
-import importlib
 import ipaddress
 import logging
 import os
-import resource
-import signal
-import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
 
-import uvicorn
 import uvloop
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from matrix.errors import AppError, ConfigError, MatrixError, Problem
+from matrix.client.sessions import allow_many_connections
+from matrix.errors import ConfigError, MatrixError, Problem
 from matrix.serving.backend import Backend
+from matrix.serving.backends import backend_of
+from matrix.serving.listening import Server, listen, shown
 from matrix.serving.server import Application
 from matrix.spec.engine import EngineSpec
 from matrix.spec.model import ModelSpec
 
-BACKENDS = {
-    "simulated": "matrix.serving.simulated.backend:SimulatedBackend",
-    "openai": "matrix.serving.gateways.openai:OpenAIGateway",
-    "azure": "matrix.serving.gateways.azure:AzureGateway",
-    "anthropic": "matrix.serving.gateways.anthropic:AnthropicGateway",
-    "llama_api": "matrix.serving.gateways.llama_api:LlamaApiGateway",
-    "gemini": "matrix.serving.gateways.gemini:GeminiGateway",
-    "bedrock": "matrix.serving.gateways.bedrock:BedrockGateway",
-    "sagemaker": "matrix.serving.gateways.sagemaker:SagemakerGateway",
-}
-"""Class of each kind of engine that we serve ourselves; made with (engine, model)."""
-
-_BACKLOG = 16384
 _KEEP_ALIVE_S = 300
 
 
@@ -54,20 +36,6 @@ class Served(BaseModel):
 
     engine: EngineSpec
     model: ModelSpec
-
-    def backend(self) -> Backend:
-        """Make what answers.
-
-        Raises:
-            MatrixError: It can't be made: a credential or a file is missing.
-        """
-        kind = self.engine.kind
-        if kind not in BACKENDS:
-            served = ", ".join(BACKENDS)
-            raise ConfigError([Problem("engine.kind", kind, f"has a server of its own; here there are {served}")])
-        module, _, name = BACKENDS[kind].partition(":")
-        made: Backend = getattr(importlib.import_module(module), name)(self.engine, self.model)
-        return made
 
 
 def served() -> Served:
@@ -108,23 +76,9 @@ async def serve(backend: Backend, host: str, port: int, grpc_port: int | None, d
     if api_key is None and not _is_loopback(host):
         raise ConfigError([Problem("MATRIX_API_KEY", None, f"should hold a key: {host} isn't only this machine")])
     app = Application(backend, api_key)
-    listener = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
+    listener = listen(host, port)
     await backend.start()
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(drain_s)),
-    )
-    server = _Server(config)
+    server = Server(app, drain_s=drain_s, keep_alive_s=_KEEP_ALIVE_S)
     try:
         if grpc_port is not None:
             from matrix.serving import grpc_server
@@ -135,7 +89,7 @@ async def serve(backend: Backend, host: str, port: int, grpc_port: int | None, d
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
-        print(f"http://{shown}:{listener.getsockname()[1]}/v1", flush=True)
+        print(f"http://{shown(host)}:{listener.getsockname()[1]}/v1", flush=True)
         await server.serve(sockets=[listener])
     finally:
         await backend.close()
@@ -151,34 +105,16 @@ def main() -> int:
     parser.add_argument("--grpc-port", type=int, help="without it there is no gRPC")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    _raise_file_limit()
+    allow_many_connections()
     try:
         what = served()
-        uvloop.run(
-            serve(what.backend(), options.host, options.port, options.grpc_port, what.engine.drain_timeout_s),
-        )
+        backend = backend_of(what.engine, what.model)
+        drain_s = what.engine.drain_timeout_s
+        uvloop.run(serve(backend, options.host, options.port, options.grpc_port, drain_s))
     except MatrixError as error:
         print(" ".join(line.strip() for line in str(error).splitlines()), file=sys.stderr)
         return error.exit_code
     return 0
-
-
-class _Server(uvicorn.Server):
-    """Ends on a signal as uvicorn does, but doesn't raise it again at the end: the backend still has to be closed."""
-
-    stop_beside: Callable[[], Awaitable[None]] | None = None
-    """Stops what listens beside it; called when it takes no more requests itself, awaited until both are done."""
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        beside = [] if self.stop_beside is None else [self.stop_beside()]
-        await asyncio.gather(super().shutdown(sockets), *beside)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield
 
 
 def _is_loopback(host: str) -> bool:
@@ -186,25 +122,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        # From here on who connects is kept waiting, not refused.
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        raise AppError(f"{host}:{port} can't be listened on: {error.strerror}") from error
-    return listener
-
-
-def _raise_file_limit() -> None:
-    """Each connection is a file."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

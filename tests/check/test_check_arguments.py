@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,24 @@ def test_what_matrix_gives_itself_and_what_is_no_number() -> None:
         "engine.args.host", "engine.args.api-key", "engine.args.gpu_memory_utilization=much",
     ]  # fmt: skip
     assert "secret" not in "".join(said)
+
+
+@needs_vllm
+def test_the_look_costs_little_more_than_reading_the_files() -> None:
+    files = vllm_files()
+
+    def best_of_three(work: Callable[[], object]) -> float:
+        took = []
+        for _ in range(3):
+            argument_names.cache_clear()
+            started = time.process_time()
+            work()
+            took.append(time.process_time() - started)
+        return min(took)
+
+    parsing = best_of_three(lambda: [ast.parse(file.read_text()) for file in files])
+    assert len(argument_names(files)) > 200
+    assert best_of_three(lambda: argument_names(files)) < 2 * parsing
 
 
 def test_sglang_in_an_environment_of_its_own(sglang: Path) -> None:

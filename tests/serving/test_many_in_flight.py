@@ -38,7 +38,7 @@ async def test_thousands_in_flight() -> None:
                 metrics = await answer.text()
     assert tokens == [4] * COUNT
     # Half of it is for a machine that is busy with other things.
-    assert seconds < 60
+    assert seconds < 12
     assert f'matrix_requests_total{{status="200"}} {COUNT}\n' in metrics
     assert f"matrix_generation_tokens_total {4 * COUNT}\n" in metrics
     assert "matrix_requests_running 0\n" in metrics

@@ -61,7 +61,7 @@ def request(body: Json, model: str, thinking_budget: int | None) -> Json:
     budget = thinking.get("budget_tokens", 0) if thinking else 0
     asked: Json = {
         "model": model,
-        "messages": _messages(turns),
+        "messages": requests.turns_of(turns, _block, _said_before, _result),
         "max_tokens": requests.max_tokens_of(body) or _MAX_TOKENS + budget,
         "system": system or None,
         **{name: body[name] for name, off in _SAMPLING.items() if body.get(name) not in off},
@@ -102,26 +102,8 @@ def _output(body: Json, effort: str | None) -> Json | None:
     return config or None
 
 
-def _messages(given: list[Json]) -> list[Json]:
-    """The turns; results of several tools have to stand in one."""
-    messages: list[Json] = []
-    for message in given:
-        role, content = message["role"], message.get("content")
-        if role == "user":
-            blocks = [_block(part) for part in requests.parts_of(content)]
-        elif role == "assistant":
-            blocks = _said_before(message)
-        elif role == "tool":
-            parts = [_block(part) for part in requests.parts_of(content)]
-            blocks = [{"type": "tool_result", "tool_use_id": message["tool_call_id"], "content": parts}]
-        else:
-            raise ApiError(400, f"There are no messages of role {role!r}.")
-        turn = "assistant" if role == "assistant" else "user"
-        if messages and messages[-1]["role"] == turn:
-            messages[-1]["content"].extend(blocks)
-        else:
-            messages.append({"role": turn, "content": blocks})
-    return messages
+def _result(call_id: str, parts: list[Json]) -> Json:
+    return {"type": "tool_result", "tool_use_id": call_id, "content": parts}
 
 
 def _block(part: str | Image) -> Json:

@@ -22,8 +22,9 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from matrix.errors import AppError
 from matrix.serving.backend import ApiError, Json
-from matrix.serving.gateways.base import Key, gate_of
+from matrix.serving.gateways.base import Gateway, Key, gate_of
 from matrix.spec.engine import AwsEngine
+from matrix.spec.model import ModelSpec
 
 THREADS = 256
 """Calls under way at a time in one process, others wait. A stream takes a thread only while it waits for an event."""
@@ -181,7 +182,36 @@ class Aws:
         )
 
 
-def key_of(engine: AwsEngine) -> Key:
+class AwsGateway(Gateway):
+    """A gateway to one of AWS's services.
+
+    Args:
+        engine: How to reach it.
+        model: What the service calls the model.
+        service: boto3's name of the service.
+    """
+
+    def __init__(self, engine: AwsEngine, model: ModelSpec, service: str) -> None:
+        super().__init__(engine, model, [_key_of(engine)])
+        self._aws = Aws(engine, service)
+
+    async def start(self) -> None:
+        """Make the client.
+
+        Raises:
+            AppError: The profile, or what the role is assumed with, isn't there.
+        """
+        await self._aws.start()
+
+    async def close(self) -> None:
+        """Give its threads back."""
+        self._aws.close()
+
+    def _refusal(self, error: Exception) -> ApiError | None:
+        return refusal(error)
+
+
+def _key_of(engine: AwsEngine) -> Key:
     """The one key of a gateway: boto3 finds the credentials, and finds them anew."""
     return Key(engine.role_arn or engine.profile or "aws", "", gate_of(engine), engine.base_url)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from matrix.serving.backend import ApiError, Json
-from matrix.serving.gateways import aws, bedrock_format
-from matrix.serving.gateways.aws import Aws
-from matrix.serving.gateways.base import Gateway, Key
+from matrix.serving.backend import Json
+from matrix.serving.gateways import bedrock_format
+from matrix.serving.gateways.aws import AwsGateway
+from matrix.serving.gateways.base import Key
 from matrix.serving.gateways.bedrock_format import ConverseStream
 from matrix.serving.gateways.unsupported import reading_a_request
 from matrix.spec.engine import BedrockEngine
 from matrix.spec.model import ModelSpec
 
 
-class BedrockGateway(Gateway):
+class BedrockGateway(AwsGateway):
     """Any model that Converse takes.
 
     Args:
@@ -27,21 +27,8 @@ class BedrockGateway(Gateway):
     answers_n = False
 
     def __init__(self, engine: BedrockEngine, model: ModelSpec) -> None:
-        super().__init__(engine, model, [aws.key_of(engine)])
+        super().__init__(engine, model, "bedrock-runtime")
         self._thinking_budget = engine.thinking_budget
-        self._aws = Aws(engine, "bedrock-runtime")
-
-    async def start(self) -> None:
-        """Make the client.
-
-        Raises:
-            AppError: The profile, or what the role is assumed with, isn't there.
-        """
-        await self._aws.start()
-
-    async def close(self) -> None:
-        """Give its threads back."""
-        self._aws.close()
 
     async def _chat(self, key: Key, body: Json) -> Json:  # noqa: ARG002
         return bedrock_format.answer(await self._aws.call("converse", self._asked(body)), self.model.name)
@@ -58,6 +45,3 @@ class BedrockGateway(Gateway):
     def _asked(self, body: Json) -> Json:
         with reading_a_request():
             return bedrock_format.request(body, self.model.name, self._thinking_budget)
-
-    def _refusal(self, error: Exception) -> ApiError | None:
-        return aws.refusal(error)

@@ -52,7 +52,7 @@ def request(body: Json, model: str, thinking_budget: int | None) -> Json:
     """
     refuse_fields(body, _NO_COUNTERPART, API)
     system, turns = requests.split_system(body["messages"])
-    messages = _messages(turns)
+    messages = requests.turns_of(turns, _block, _said_before, _result)
     inference: Json = {
         "maxTokens": requests.max_tokens_of(body),
         "temperature": body.get("temperature"),
@@ -72,26 +72,8 @@ def request(body: Json, model: str, thinking_budget: int | None) -> Json:
     return {name: value for name, value in asked.items() if value}
 
 
-def _messages(given: list[Json]) -> list[Json]:
-    """The turns, which have to alternate between user and assistant."""
-    messages: list[Json] = []
-    for message in given:
-        role, content = message["role"], message.get("content")
-        if role == "user":
-            blocks = [_block(part) for part in requests.parts_of(content)]
-        elif role == "assistant":
-            blocks = _said_before(message)
-        elif role == "tool":
-            result = [_block(part) for part in requests.parts_of(content)]
-            blocks = [{"toolResult": {"toolUseId": message["tool_call_id"], "content": result}}]
-        else:
-            raise ApiError(400, f"There are no messages of role {role!r}.")
-        turn = "assistant" if role == "assistant" else "user"
-        if messages and messages[-1]["role"] == turn:
-            messages[-1]["content"].extend(blocks)
-        else:
-            messages.append({"role": turn, "content": blocks})
-    return messages
+def _result(call_id: str, parts: list[Json]) -> Json:
+    return {"toolResult": {"toolUseId": call_id, "content": parts}}
 
 
 def _block(part: str | Image) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncGenerator
 
 import openai
@@ -21,8 +22,9 @@ class OpenAIFamilyGateway(Gateway):
         self._counts_tokens = engine.tokens_per_minute is not None
         self._clients: dict[Key, openai.AsyncOpenAI] = {}
 
+    @abstractmethod
     def _client(self, key: Key) -> openai.AsyncOpenAI:
-        raise NotImplementedError
+        """The SDK's client with this key."""
 
     async def start(self) -> None:
         """Open the clients."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -65,6 +65,42 @@ def parts_of(content: Any) -> list[str | Image]:
     if isinstance(content, str):
         return [content] if content else []
     return [_part(part) for part in content]
+
+
+def turns_of(
+    messages: Sequence[Json],
+    block: Callable[[str | Image], Json],
+    said_before: Callable[[Json], list[Json]],
+    result: Callable[[str, list[Json]], Json],
+) -> list[Json]:
+    """Messages for vendors whose turns alternate between user and assistant: results of tools are the user's.
+
+    Args:
+        messages: Those without the system prompt.
+        block: A part of a user's or a tool's message, in the vendor's shape.
+        said_before: The parts of an assistant's message.
+        result: A tool's result, of the id of its call and its parts.
+
+    Raises:
+        ApiError: 400 for a role that there isn't.
+    """
+    turns: list[Json] = []
+    for message in messages:
+        role, content = message["role"], message.get("content")
+        if role == "assistant":
+            blocks = said_before(message)
+        elif role == "user":
+            blocks = [block(part) for part in parts_of(content)]
+        elif role == "tool":
+            blocks = [result(message["tool_call_id"], [block(part) for part in parts_of(content)])]
+        else:
+            raise ApiError(400, f"There are no messages of role {role!r}.")
+        turn = "assistant" if role == "assistant" else "user"
+        if turns and turns[-1]["role"] == turn:
+            turns[-1]["content"].extend(blocks)
+        else:
+            turns.append({"role": turn, "content": blocks})
+    return turns
 
 
 def text_of(content: Any) -> str:

@@ -13,14 +13,13 @@ from typing import Any
 import orjson
 
 from matrix.serving.backend import ApiError, Json
-from matrix.serving.gateways import aws
-from matrix.serving.gateways.aws import Aws
-from matrix.serving.gateways.base import Gateway, Key
+from matrix.serving.gateways.aws import AwsGateway
+from matrix.serving.gateways.base import Key
 from matrix.spec.engine import SagemakerEngine
 from matrix.spec.model import ModelSpec
 
 
-class SagemakerGateway(Gateway):
+class SagemakerGateway(AwsGateway):
     """One endpoint.
 
     Args:
@@ -31,21 +30,8 @@ class SagemakerGateway(Gateway):
     vendor = "SageMaker"
 
     def __init__(self, engine: SagemakerEngine, model: ModelSpec) -> None:
-        super().__init__(engine, model, [aws.key_of(engine)])
+        super().__init__(engine, model, "sagemaker-runtime")
         self._endpoint = engine.endpoint
-        self._aws = Aws(engine, "sagemaker-runtime")
-
-    async def start(self) -> None:
-        """Make the client.
-
-        Raises:
-            AppError: The profile, or what the role is assumed with, isn't there.
-        """
-        await self._aws.start()
-
-    async def close(self) -> None:
-        """Give its threads back."""
-        self._aws.close()
 
     async def _chat(self, key: Key, body: Json) -> Json:  # noqa: ARG002
         said = await self._aws.call("invoke_endpoint", self._asked(body), lambda answer: answer["Body"].read())
@@ -74,9 +60,6 @@ class SagemakerGateway(Gateway):
 
     def _asked(self, body: Json) -> Json:
         return {"EndpointName": self._endpoint, "ContentType": "application/json", "Body": orjson.dumps(body)}
-
-    def _refusal(self, error: Exception) -> ApiError | None:
-        return aws.refusal(error)
 
 
 class Lines:

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import math
 import time
+from abc import ABC, abstractmethod
 from array import array
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ class Shape(Protocol):
         """The chunk with the usage."""
 
 
-class _Shape:
+class _Shape(ABC):
     kind = ""
     chunk_kind = ""
     prefix = ""
@@ -55,8 +56,9 @@ class _Shape:
     def last(self) -> Json:
         return {**self._head, "object": self.chunk_kind, "choices": [], "usage": self._usage()}
 
+    @abstractmethod
     def _choice(self, index: int, choice: Choice) -> Json:
-        raise NotImplementedError
+        """One of the answers, whole."""
 
     def _usage(self) -> Json:
         prompt, completion = self._asked.prompt_tokens, self._fate.tokens

@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from matrix.serving.door.__main__ import listen, server_of
 from matrix.serving.door.server import Door
+from matrix.serving.listening import Server, listen
 
 KEY = "the-key"
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -73,7 +73,7 @@ async def open_door() -> AsyncIterator[Client]:
     """A door that knows no app yet."""
     door = Door(KEY, "the-control-key")
     listener = listen("127.0.0.1", 0)
-    server = server_of(door, 2)
+    server = Server(door, drain_s=2, keep_alive_s=75)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         connector = aiohttp.TCPConnector(limit=0)

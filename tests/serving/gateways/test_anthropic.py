@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from matrix.serving.gateways import base, gateway_of
+from matrix.serving.backends import backend_of
+from matrix.serving.gateways import base
 from matrix.serving.gateways.base import Gateway
 from matrix.spec.engine import AnthropicEngine
 from matrix.spec.model import ModelSpec
@@ -43,7 +44,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def gateway(url: str, **engine: object) -> Gateway:
     spec = AnthropicEngine.model_validate({"kind": "anthropic", "base_url": url, **engine})
-    return gateway_of("anthropic", spec, ModelSpec(name=MODEL))
+    return backend_of(spec, ModelSpec(name=MODEL))
 
 
 def said(*content: dict[str, Any], stop_reason: str = "end_turn") -> Reply:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from matrix.errors import AppError
-from matrix.serving.gateways import gateway_of
+from matrix.serving.backends import backend_of
 from matrix.serving.gateways.base import Gateway
 from matrix.spec.engine import AzureEngine
 from matrix.spec.model import ModelSpec
@@ -26,7 +26,7 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def gateway(url: str, **engine: object) -> Gateway:
     given = {"kind": "azure", "base_url": url, "api_version": "2024-10-21", **engine}
-    return gateway_of("azure", AzureEngine.model_validate(given), ModelSpec(name="my-gpt"))
+    return backend_of(AzureEngine.model_validate(given), ModelSpec(name="my-gpt"))
 
 
 async def test_the_deployment_is_in_the_path() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from matrix.serving.gateways import gateway_of
+from matrix.serving.backends import backend_of
 from matrix.serving.gateways.base import Gateway
 from matrix.spec.engine import LlamaApiEngine
 from matrix.spec.model import ModelSpec
@@ -28,7 +28,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def gateway(url: str, **engine: object) -> Gateway:
     spec = LlamaApiEngine.model_validate({"kind": "llama_api", "base_url": f"{url}/v1", **engine})
-    return gateway_of("llama_api", spec, ModelSpec(name=MODEL))
+    return backend_of(spec, ModelSpec(name=MODEL))
 
 
 def said(stop_reason: str = "stop", **message: object) -> Reply:

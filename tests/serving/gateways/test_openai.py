@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from matrix.errors import AppError
-from matrix.serving.gateways import gateway_of
+from matrix.serving.backends import backend_of
 from matrix.serving.gateways.base import Gateway
 from matrix.spec.engine import OpenAIEngine
 from matrix.spec.model import ModelSpec
@@ -34,7 +34,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def gateway(*urls: str, **engine: object) -> Gateway:
     spec = OpenAIEngine.model_validate({"kind": "openai", "base_url": [f"{url}/v1" for url in urls], **engine})
-    return gateway_of("openai", spec, ModelSpec(name="m"))
+    return backend_of(spec, ModelSpec(name="m"))
 
 
 def chunk(**delta: object) -> dict[str, object]:
