@@ -255,6 +255,9 @@ def directory() -> Any:
     """Handle of the cluster's directory actor, which is started if it isn't there."""
     import ray
 
+    found = existing_directory()
+    if found is not None:
+        return found
     options = {"num_cpus": 0, "name": _NAME, "namespace": _NAMESPACE, "lifetime": "detached", "get_if_exists": True}
     actor = ray.remote(max_concurrency=1000, **options)(Directory)
     return actor.remote(os.environ.get("MATRIX_API_KEY") or secrets.token_urlsafe(32))
