@@ -3,7 +3,8 @@
 Ray ends its processes with the driver that started them, but not all of them when the driver is killed, and never its
 temporary folder. The reaper is started before Ray and waits for the end of its standard input, which comes when the
 driver closes it or is gone, whatever the reason. Then it ends every process that carries the cluster's mark in the
-environment it was born with, and removes the folder.
+environment it was born with, and removes the folder. Ray's agents write their titles over that environment; they are
+told by the files of the folder that they have open.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main(mark: str, temp_dir: str) -> None:
         pass
     started = time.monotonic()
     number = signal.SIGTERM
-    while pids := marked(mark):
+    while pids := of_cluster(mark, temp_dir):
         for pid in pids:
             try:
                 os.kill(pid, number)
@@ -40,19 +41,26 @@ def main(mark: str, temp_dir: str) -> None:
     shutil.rmtree(temp_dir, ignore_errors=True)
 
 
-def marked(mark: str) -> list[int]:
-    """Processes that were born with the mark in their environment."""
+def of_cluster(mark: str, temp_dir: str) -> list[int]:
+    """Processes that were born with the mark in their environment, or are Ray's and write to the folder."""
     wanted = f"{MARK}={mark}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+            if wanted in (entry / "environ").read_bytes().split(b"\0") or _writes_to(entry, temp_dir):
                 found.append(int(entry.name))
         except OSError:
             continue
     return found
+
+
+def _writes_to(process: Path, temp_dir: str) -> bool:
+    # Only Ray's: somebody who looks at a log isn't meant.
+    if not (process / "cmdline").read_bytes().startswith(b"ray::"):
+        return False
+    return any(os.readlink(file).startswith(f"{temp_dir}/") for file in (process / "fd").iterdir())
 
 
 if __name__ == "__main__":

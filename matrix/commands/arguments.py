@@ -8,7 +8,7 @@ from matrix.errors import ConfigError, Problem, did_you_mean
 
 
 def split(
-    arguments: Sequence[str], own: Mapping[str, str | None], *, overrides: bool
+    arguments: Sequence[str], own: Mapping[str, str | None], *, overrides: bool, switches: Sequence[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
     """Take a command's own `key=value` arguments out of what was typed.
 
@@ -16,6 +16,7 @@ def split(
         arguments: As typed.
         own: Names of its own arguments, each with its default; None: it has to be given.
         overrides: Whether overrides of a config may follow.
+        switches: Its `--options`, for who mistypes one; those that were typed right are taken out already.
 
     Returns:
         Its own arguments, and the rest.
@@ -32,8 +33,8 @@ def split(
             if key in found:
                 problems.append(Problem(key, value, "given twice"))
             found[key] = value
-        elif not overrides:
-            problems.append(Problem(argument, None, "no such argument", did_you_mean(key, list(own))))
+        elif not overrides or argument.startswith("-"):
+            problems.append(Problem(argument, None, "no such argument", did_you_mean(key, [*own, *switches])))
         else:
             rest.append(argument)
     problems += [

@@ -33,10 +33,13 @@ Afterwards: matrix status, matrix check_health app=NAME, matrix inference app=NA
 """
 
 
+_OWN = {"app": "", "wait": "true", "plan": "false"}
+
+
 def main(arguments: list[str]) -> int:
     """Run it; returns the exit code."""
     action, arguments = _action(arguments)
-    own, overrides = split(arguments, {"app": "", "wait": "true", "plan": "false"}, overrides=True)
+    own, overrides = split(arguments, _OWN, overrides=True, switches=("--action",))
     names = own["app"].split(",") if own["app"] else None
     wait = flag(own, "wait")
     if flag(own, "plan"):
@@ -46,10 +49,14 @@ def main(arguments: list[str]) -> int:
         spec = compose_spec([*overrides, "tracker=none", "plan=true"])
         return show_plan(spec.cluster, {n: app for n, app in spec.all_apps().items() if names is None or n in names})
     live = _Live()
-    with Cli() as cli:
-        done = cli.deploy_applications(
-            overrides, action=action, names=names, wait=wait, say=live.say, on_status=live.show
-        )
+    try:
+        with Cli() as cli:
+            done = cli.deploy_applications(
+                overrides, action=action, names=names, wait=wait, say=live.say, on_status=live.show
+            )
+    except KeyboardInterrupt:
+        live.say("\nInterrupted. What was asked for by then goes on: matrix status shows it, --action remove ends it.")
+        raise
     for what in ("added", "replaced", "removed", "unchanged"):
         listed: list[str] = getattr(done, what)
         if listed:

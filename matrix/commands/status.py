@@ -22,10 +22,13 @@ The cluster's nodes, its apps with their replicas, and the front door.
 """
 
 
+_SWITCHES = ("--json", "--key")
+
+
 def main(arguments: list[str]) -> int:
     """Run it; returns the exit code."""
-    switches = [argument for argument in arguments if argument in ("--json", "--key")]
-    own, _ = split([a for a in arguments if a not in switches], CLUSTER, overrides=False)
+    switches = [argument for argument in arguments if argument in _SWITCHES]
+    own, _ = split([a for a in arguments if a not in switches], CLUSTER, overrides=False, switches=_SWITCHES)
     with connected(own) as cli:
         if "--key" in switches:
             print(cli.api_key())

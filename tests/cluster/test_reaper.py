@@ -49,3 +49,25 @@ time.sleep(100)
     assert other.poll() is None
     os.killpg(other.pid, 9)
     other.wait()
+
+
+def test_rays_agents_are_told_by_their_files_and_who_reads_a_log_is_left_alone(tmp_path: Path) -> None:
+    """Ray's agents write their titles over the environment, and so over the mark."""
+    folder = tmp_path / "ray"
+    folder.mkdir()
+    code = f"import time; log = open({str(folder / 'log')!r}, 'a'); print('up', flush=True); time.sleep(100)"
+    env = environment()
+    agent = subprocess.Popen(
+        ["ray::Agent", "-c", code], executable=sys.executable, env=env, stdout=subprocess.PIPE, text=True
+    )
+    reader = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    for process in (agent, reader):
+        assert process.stdout
+        assert process.stdout.readline() == "up\n"
+    command = [sys.executable, "-m", "matrix.cluster.reaper", "nobody's mark", str(folder)]
+    subprocess.run(command, env=env, stdin=subprocess.DEVNULL, timeout=20, check=True)
+    assert agent.wait(timeout=5) < 0
+    assert reader.poll() is None
+    reader.kill()
+    reader.wait()
+    assert not folder.exists()

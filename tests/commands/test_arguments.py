@@ -31,6 +31,11 @@ def test_what_is_wrong_is_named(arguments: list[str], message: str) -> None:
         split(arguments, OWN, overrides=False)
 
 
+def test_a_mistyped_option_is_no_override() -> None:
+    with pytest.raises(ConfigError, match=r"--acton: no such argument \(did you mean --action\?\)"):
+        split(["app=x", "--acton", "add"], OWN, overrides=True, switches=("--action",))
+
+
 def test_flags_and_numbers() -> None:
     assert flag({"wait": "True"}, "wait") is True
     assert number({"n": "2.5"}, "n") == 2.5
