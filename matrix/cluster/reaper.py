@@ -60,7 +60,7 @@ def _writes_to(process: Path, temp_dir: str) -> bool:
     # Only Ray's: somebody who looks at a log isn't meant.
     if not (process / "cmdline").read_bytes().startswith(b"ray::"):
         return False
-    return any(os.readlink(file).startswith(f"{temp_dir}/") for file in (process / "fd").iterdir())
+    return any(str(file.readlink()).startswith(f"{temp_dir}/") for file in (process / "fd").iterdir())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from openai import AuthenticationError, OpenAI
 
 from tests.command import ROOT
 from tests.fake_engine import FakeEngine
+from tests.integration.family import Family
 from tests.integration.kept import Cluster, engine_pids
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -234,3 +235,15 @@ def test_a_gateway_shares_one_limit(cluster: Cluster) -> None:
         assert sent[-1] - sent[0] > 19 / 2 - 2
         assert {headers["Authorization"] for headers in server.headers} == {"Bearer vendor's"}
         cluster.deploy("--action", "remove", "app=shared")
+
+
+def test_a_keeper_that_is_killed_takes_its_cluster_along(tmp_path: Path) -> None:
+    alone = Cluster(tmp_path / "alone")
+    with Family() as family:
+        alone.deploy(*PRETEND)
+        noted = json.loads((tmp_path / "alone" / "clusters" / "local" / "cluster.json").read_text())
+        os.kill(noted["pid"], signal.SIGKILL)
+        assert family.left(within_s=30) == []
+    assert len(family) > 10
+    # What it noted is known to be stale.
+    assert "there is no cluster on this machine" in alone.command("status", code=1).stderr
