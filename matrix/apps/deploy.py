@@ -20,7 +20,7 @@ from matrix.models.source import ResolvedModel
 from matrix.spec import EngineSpec, ModelSpec
 from matrix.spec.redact import redact
 
-_POLL_S = 0.5
+_POLL_S = 0.2
 _HEALTH_PERIOD_S = 2.0
 _PLACED_S = 60.0
 _UP = ("healthy", "idle")

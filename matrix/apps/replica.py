@@ -18,8 +18,10 @@ from matrix.apps.process import GuardedProcess, free_port
 from matrix.errors import AppError
 from matrix.serving.metric_names import Load, load_of
 
-_ASK_S = 0.5
+_ASK_S = 0.1
 """Seconds between two questions whether an engine that loads is ready."""
+_TELL_S = 1.0
+"""Seconds between two looks at its log meanwhile."""
 _LOOK_S = 1.0
 """Seconds between two looks at the engine's figures."""
 _ANSWERS_S = 10.0
@@ -115,13 +117,16 @@ class Replica:
         self._end()
 
     def _wait_until_healthy(self, deadline: float) -> None:
+        told_at = 0.0
         while not _answers(f"{self._root}/health", 5):
             failed = self._ended()
             if failed or time.monotonic() > deadline:
                 message = failed or self._engine.failure()
                 self._announce(ready=False, detail=message, failed=True)
                 raise AppError(message)
-            self._announce(ready=False, detail=self._engine.last_line())
+            if time.monotonic() - told_at > _TELL_S:
+                told_at = time.monotonic()
+                self._announce(ready=False, detail=self._engine.last_line())
             time.sleep(_ASK_S)
 
     def _start_sidecar(self, host: str, port: int, grpc_port: int | None) -> None:
