@@ -329,7 +329,7 @@ async def test_what_the_client_gets_to_see(reply: Reply, status: int, calls: int
 @pytest.mark.parametrize("events", [(), named(*streamed((text(""), [{"type": "text_delta", "text": "a"}]))[:4])])
 async def test_a_time_out(events: list[str]) -> None:
     reply = Reply(events=events, hangs=True)
-    async with Vendor(reply).listening() as vendor, started(gateway(vendor.url, timeout_s=0.2)) as claude:
+    async with Vendor(reply).listening() as vendor, started(gateway(vendor.url)) as claude:
         assert (await refused(chunks_of(claude, BODY) if events else claude.chat(BODY))).status == 504
         assert len(vendor.asked) == 1
 

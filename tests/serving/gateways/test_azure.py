@@ -68,7 +68,7 @@ async def test_throttling_auth_and_time_out() -> None:
         error = await refused(azure.chat(BODY))
         assert (error.status, len(vendor.asked)) == (401, 1)
         assert "invalid subscription key" in error.message
-    async with Vendor(Reply(hangs=True)).listening() as vendor, started(gateway(vendor.url, timeout_s=0.1)) as azure:
+    async with Vendor(Reply(hangs=True)).listening() as vendor, started(gateway(vendor.url)) as azure:
         assert (await refused(azure.chat(BODY))).status == 504
 
 

@@ -143,7 +143,7 @@ async def test_what_the_client_gets_to_see(reply: Reply, status: int, message: s
 
 
 async def test_a_time_out_and_nobody_there() -> None:
-    async with Vendor(Reply(hangs=True)).listening() as vendor, started(gateway(vendor.url, timeout_s=0.1)) as openai:
+    async with Vendor(Reply(hangs=True)).listening() as vendor, started(gateway(vendor.url)) as openai:
         assert (await refused(openai.chat(BODY))).status == 504
     async with started(gateway(vendor.url, max_attempts=2)) as openai:
         error = await refused(openai.chat(BODY))

@@ -17,7 +17,11 @@ from matrix.serving.gateways.base import Gateway
 
 @dataclass
 class Reply:
-    """An answer: JSON, or server-sent events if `events` are given; `hangs` sends (the rest of) it never."""
+    """An answer: JSON, or server-sent events if `events` are given.
+
+    `hangs`: (the rest of) it never comes. From then on the loop's clock is an hour ahead, so that the gateway's time-out
+    is over once it has asked, and no sooner, however slow the machine is.
+    """
 
     body: Any = None
     status: int = 200
@@ -74,15 +78,22 @@ class Vendor:
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if not reply.events:
             if reply.hangs:
-                await asyncio.sleep(60)
+                await _an_hour_later()
             return web.json_response(reply.body, status=reply.status, headers=reply.headers)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **reply.headers})
         await response.prepare(request)
         for event in reply.events:
             await response.write(event.encode())
         if reply.hangs:
-            await asyncio.sleep(60)
+            await _an_hour_later()
         return response
+
+
+async def _an_hour_later() -> None:
+    loop = asyncio.get_running_loop()
+    now = loop.time
+    loop.time = lambda: now() + 3600  # type: ignore[method-assign]
+    await asyncio.Event().wait()
 
 
 def data(*events: Any) -> list[str]:
