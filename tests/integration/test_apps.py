@@ -106,8 +106,9 @@ def test_another_process_finds_the_app_and_uses_it(cluster: Cluster) -> None:
         "endpoints": {"head": workers[0], "workers": workers, "grpc": []},
     }
     assert metadata["endpoint_template"].format(host="127.0.0.1") == workers[0]
-    assert (args["served_model_name"], args["replicas"]) == ("played", 2)
-    assert said["by_model"]["endpoints"] == {"head": workers[0], "workers": []}
+    limits = args["replicas"]
+    assert (args["served_model_name"], limits["min"], limits["max"]) == ("played", 2, 2)
+    assert said["by_model"]["endpoints"] == {"head": workers[0], "workers": [], "grpc": []}
     assert said["by_model"]["updated"] == workers[:1]
     assert said["renamed"] == "played-1"
     assert "playd-1: no such app" in said["unknown"]
