@@ -90,6 +90,20 @@ def test_kill_9_resume_and_ctrl_c(tmp_path: Path) -> None:
     assert summary(tmp_path / "here")["resumed_rows"] >= kept + 20
 
 
+def test_sigterm_while_the_model_loads(tmp_path: Path) -> None:
+    process = started(tmp_path, *LOCAL, "run.dir=here")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "Loading model smollm2 into vLLM on the CPU ..." in line:
+            break
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "Stopped by SIGTERM" in err
+    assert "run.dir=here" in err
+
+
 def test_a_sweep_starts_cluster_and_engine_once(tmp_path: Path) -> None:
     data = ("pipeline=gsm8k", f"dataset.path={tmp_path / 'gsm8k.jsonl'}", "sampling.max_tokens=48")
     (tmp_path / "gsm8k.jsonl").write_text(
