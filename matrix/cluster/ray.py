@@ -152,4 +152,6 @@ def _init(what: str, **options: Any) -> None:
         # Ray ends the process at SIGTERM, whatever there is still to do.
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
-                signal.signal(number, handler)
+                # None: one that wasn't set from Python, which can't be set from there either.
+                if handler is not None:
+                    signal.signal(number, handler)
