@@ -163,15 +163,6 @@ def wait_until_placed(app: App, on_status: Callable[[list[AppStatus]], None]) ->
         time.sleep(_POLL_S)
 
 
-def urls(name: str, *, grpc: bool = False) -> list[str]:
-    """Base URLs of the replicas of an app that are ready; one that is scaled to zero gets a replica for it."""
-    import ray
-
-    states = ray.get(directory().want.remote(name))
-    found = [state.grpc_url if grpc else state.url for state in states]
-    return [url for url in found if url]
-
-
 def is_healthy(name: str) -> bool:
     """Whether Ray Serve holds the app for running."""
     from ray import serve

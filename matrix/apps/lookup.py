@@ -19,14 +19,14 @@ _TIMEOUT_S = 30.0
 
 def all_apps() -> list[AppRecord]:
     """Every app of the cluster, the one deployed last at the end."""
-    directory = existing_directory()
+    directory = _directory()
     apps: list[AppRecord] = [] if directory is None else _get(directory.apps.remote())
     return apps
 
 
 def door_addresses() -> dict[str, Any] | None:
     """Where the front door is (`url`, `port`, `grpc_url`, `grpc_port`); None if the cluster has none."""
-    directory = existing_directory()
+    directory = _directory()
     found: dict[str, Any] | None = None if directory is None else _get(directory.door.remote())
     return found
 
@@ -37,7 +37,7 @@ def cluster_key() -> str:
     Raises:
         AppError: No app was ever deployed.
     """
-    directory = existing_directory()
+    directory = _directory()
     if directory is None:
         raise AppError("no app was ever deployed on this cluster, so that it has no key yet")
     key: str = _get(directory.api_key.remote())
@@ -73,7 +73,7 @@ def find_app(name: str, model_name: str | None = None) -> AppRecord:
 
 def replicas_of(name: str) -> list[ReplicaState]:
     """What is known of the replicas of an app."""
-    directory = existing_directory()
+    directory = _directory()
     found: list[ReplicaState] = [] if directory is None else _get(directory.replicas.remote(name))
     return found
 
@@ -81,6 +81,18 @@ def replicas_of(name: str) -> list[ReplicaState]:
 def urls_of(name: str, *, grpc: bool = False) -> list[str]:
     """Base URLs of its replicas that are ready."""
     found = [state.grpc_url if grpc else state.url for state in replicas_of(name)]
+    return [url for url in found if url]
+
+
+def wanted_urls(name: str, *, grpc: bool = False) -> list[str]:
+    """The same of an app that is wanted: one that is scaled to zero gets a replica for it.
+
+    Raises:
+        AppError: The cluster doesn't answer.
+    """
+    directory = _directory()
+    states: list[ReplicaState] = [] if directory is None else _get(directory.want.remote(name))
+    found = [state.grpc_url if grpc else state.url for state in states]
     return [url for url in found if url]
 
 
@@ -95,7 +107,7 @@ def wait_for_urls(name: str, timeout_s: float, *, grpc: bool = False) -> list[st
     Raises:
         AppError: There is none by then, or the app failed, so that none will come.
     """
-    directory = existing_directory()
+    directory = _directory()
     deadline = time.monotonic() + timeout_s
     states: list[ReplicaState] = []
     while directory is not None:
@@ -173,6 +185,13 @@ class Updater:
             except AppError as error:
                 _LOG.warning("The URLs stay as they are: %s", error)
         return list(self._urls)
+
+
+def _directory() -> Any:
+    try:
+        return existing_directory()
+    except Exception as error:
+        raise AppError(f"the cluster doesn't answer: {error!r}") from error
 
 
 def _get(reference: Any) -> Any:

@@ -108,6 +108,7 @@ class Endpoints:
         self._why = ""
         self._turn = self._outstanding = 0
         self._ask = refresh
+        self._is_stale = False
         self._ask_every_s = refresh_every_s
         self._asked_at = clock()
         self._asking: asyncio.Task[None] | None = None
@@ -308,8 +309,12 @@ class Endpoints:
         try:
             async with asyncio.timeout(_REFRESH_TIMEOUT_S):
                 self.replace(await ask())
+            self._is_stale = False
         except (MatrixError, OSError, TimeoutError) as error:
-            _LOG.warning("Endpoints could not be refreshed, they stay as they are: %r", error)
+            # It is asked again each second: said once.
+            level = logging.DEBUG if self._is_stale else logging.WARNING
+            _LOG.log(level, "Endpoints could not be refreshed, they stay as they are: %r", error)
+            self._is_stale = True
         finally:
             self._asking = None
 

@@ -54,9 +54,9 @@ class Served:
         app, grpc = self.app, self.grpc
         if app is None:
             return None
-        from matrix.apps.deploy import urls
+        from matrix.apps.lookup import wanted_urls
 
-        return lambda: asyncio.to_thread(urls, app, grpc=grpc)
+        return lambda: asyncio.to_thread(wanted_urls, app, grpc=grpc)
 
 
 class Session:

@@ -5,8 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import pytest
+
 from matrix.apps.directory import AppRecord, Directory, ReplicaState
-from matrix.apps.lookup import Updater, describe
+from matrix.apps.lookup import (
+    Updater,
+    all_apps,
+    cluster_key,
+    describe,
+    urls_of,
+    wait_for_urls,
+    wanted_urls,
+)
 from matrix.errors import AppError
 from matrix.spec import Replicas as Replicas_
 
@@ -121,3 +131,13 @@ def test_with_a_front_door_that_is_where_it_is() -> None:
     found = describe(record(), ["http://h:1/v1"], ["grpc://h:2"], door)
     assert (found["http_port"], found["grpc_port"], found["use_grpc"]) == (8000, 8001, True)
     assert found["endpoint_template"] == "http://{host}:8000/a/v1"
+
+
+def test_a_cluster_that_is_gone_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise ConnectionError("no GCS")
+
+    monkeypatch.setattr("matrix.apps.lookup.existing_directory", gone)
+    for ask in (all_apps, cluster_key, lambda: urls_of("a"), lambda: wanted_urls("a"), lambda: wait_for_urls("a", 1)):
+        with pytest.raises(AppError, match=r"the cluster doesn't answer: .*no GCS"):
+            ask()

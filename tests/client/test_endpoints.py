@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import timeit
@@ -369,3 +370,17 @@ def test_the_only_replica_is_asked_though_it_answers_badly() -> None:
     assert again.url == A, "B can't be reached at all"
     lose(endpoints, clock, again)
     assert endpoints.pick() is None
+
+
+async def test_a_refresh_that_fails_again_and_again_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken() -> list[str]:
+        raise AppError("the cluster doesn't answer")
+
+    async def well() -> list[str]:
+        return [A]
+
+    endpoints = Endpoints([A])
+    for refresh in (broken, broken, broken, well, broken, broken):
+        await endpoints._refreshed(refresh)
+    said = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.getMessage().count("the cluster doesn't answer") for record in said] == [1, 1]
