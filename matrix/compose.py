@@ -34,7 +34,10 @@ CONFIG_DIR = str(_CHECKOUT if (_CHECKOUT / "config.yaml").is_file() else Path(__
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
 # Mappings whose keys are the engine's own names: an override may add to them without Hydra's `+`.
-_OPEN = re.compile(r"(apps\.[^.=]+\.)?(engine\.args|engine\.env|model\.args)\.|sampling\.extra\.")
+_OPEN = re.compile(
+    r"(apps\.[^.=]+\.)?(engine\.args|engine\.env|engine\.resources|model\.args)\.|sampling\.extra\.|"
+    r"cluster\.slurm\.args\.|cluster\.resources\."
+)
 _APP_GROUP = re.compile(r"apps\.(?P<app>[^.=]+)\.(?P<group>engine|model)=(?P<options>[^{\[].*)")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -24,19 +24,69 @@ class LocalCluster(Spec):
     start_timeout_s: float = Field(default=180, gt=0)
 
 
-class SlurmCluster(Spec):
-    """Ray on a Slurm allocation."""
+class SlurmOptions(Spec):
+    """How jobs are asked for: sbatch's parameters."""
 
-    kind: Literal["slurm"]
-    workers: int = Field(gt=0)
-    """Worker nodes."""
-    cpus_per_node: int = Field(gt=0)
-    gpus_per_node: int = Field(ge=0)
-    gpu_memory_gb: float = Field(gt=0)
     partition: str | None = None
+    """None: Slurm's default."""
     account: str | None = None
     qos: str | None = None
-    max_hours: float = Field(gt=0)
+    one_job: bool = False
+    """All workers as one job of N nodes, which starts once all of them are free; else an array of one-node jobs."""
+    args: dict[str, Any] = {}
+    """Any other parameter of sbatch by its own name, dashes or underscores; true is a bare flag."""
+
+
+class HeadJob(Spec):
+    """The job of the cluster's head: Ray's control plane and the drivers of runs, no replicas."""
+
+    cpus: int = Field(default=4, gt=0)
+    mem_gb: int = Field(default=16, gt=0)
+    partition: str | None = None
+    """None: as the workers."""
+
+
+class SlurmCluster(Spec):
+    """Ray on a Slurm allocation: a head job and worker jobs, through submitit."""
+
+    kind: Literal["slurm"]
+    id: str = Field(default="slurm", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the cluster: a user may have several."""
+    root: str = "~/.matrix/clusters"
+    """Folder of all clusters, on a file system that all nodes share."""
+    executor: Literal["slurm", "local", "debug"] = "slurm"
+    """submitit's: `local` runs the jobs as processes of this machine, `debug` the head alone in this process."""
+    workers: int = Field(default=1, gt=0)
+    """Worker nodes."""
+    min_workers: int | None = Field(default=None, gt=0)
+    """A start waits for so many; None: for all."""
+    cpus_per_node: int | None = Field(default=None, gt=0)
+    """None: what Slurm says of the partition."""
+    gpus_per_node: int | None = Field(default=None, ge=0)
+    """None: what Slurm says of the partition."""
+    mem_gb_per_node: int | None = Field(default=None, gt=0)
+    """None: what Slurm says of the partition."""
+    gpu_memory_gb: float = Field(default=80, gt=0)
+    slurm: SlurmOptions = SlurmOptions()
+    head: HeadJob = HeadJob()
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Logical resources of every worker, for apps that ask for them."""
+    max_hours: float | None = Field(default=None, gt=0)
+    """Time limit of the jobs; None: the partition's, 24 where it has none."""
+    drain_s: float = Field(default=60, ge=0)
+    """Seconds for which a worker that is to go may finish what it is working on."""
+    max_resubmits: int = Field(default=3, ge=0)
+    """Lost workers that are asked for again, in all."""
+    queue_timeout_s: float = Field(default=86400, gt=0)
+    """Seconds that a job may wait for its nodes."""
+    start_timeout_s: float = Field(default=300, gt=0)
+    """Seconds from a job's start until Ray has to be up on its node."""
+    object_store_gb: float = Field(default=1, ge=0.1)
+    """Shared memory for Ray's object store on each node, in GB; rows don't travel through it."""
+    dashboard: bool = False
+    """Ray's dashboard, on the head's loopback."""
+    monitoring: bool = False
+    """Prometheus and Grafana on the head's loopback."""
 
 
 class AttachCluster(Spec):
