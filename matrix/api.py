@@ -10,10 +10,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from matrix.apps.lookup import Updater, cluster_key, describe, door_addresses, find_app, urls_of
+from matrix.cluster import launch, report
+from matrix.cluster.inside import inside
 from matrix.cluster.kept import KeptCluster, find_kept, start_kept, stop_kept
 from matrix.cluster.ray import RayCluster, connect
+from matrix.cluster.waiting import LiveLine
 from matrix.errors import AppError, ClusterError, did_you_mean
-from matrix.spec import AttachCluster, LocalCluster
+from matrix.spec import AttachCluster, ClusterSpec, LocalCluster, SlurmCluster
 
 if TYPE_CHECKING:
     from matrix.apps.deploying import Deployed
@@ -35,11 +38,61 @@ class Cli:
     """
 
     def __init__(self, address: str = "auto", token_path: str | None = None, *, start_timeout_s: float = 60) -> None:
-        self._spec = AttachCluster(
+        self._spec: ClusterSpec = AttachCluster(
             kind="attach", address=address, token_path=token_path, start_timeout_s=start_timeout_s
         )
         self._cluster: RayCluster | None = None
         self._kept: KeptCluster | None = None
+
+    @classmethod
+    def of(cls, cluster: ClusterSpec) -> Self:
+        """The cluster of a spec. One of jobs is joined by what runs inside it."""
+        cli = cls()
+        cli._spec = cluster
+        return cli
+
+    def start_cluster(
+        self, overrides: Sequence[str] = (), *, wait: bool = True, live: LiveLine | None = None
+    ) -> dict[str, Any]:
+        """Start a cluster that stays, or add workers to it: `matrix start_cluster`.
+
+        Args:
+            overrides: As on the command line.
+            wait: Wait for the head and the workers.
+            live: Told what is waited for.
+
+        Returns:
+            What `matrix status` tells of it.
+
+        Raises:
+            ConfigError: With every problem of the config.
+            ClusterError: It doesn't come up.
+        """
+        cluster, live = _cluster_of(overrides), live or LiveLine()
+        match cluster:
+            case LocalCluster():
+                if (kept := find_kept()) is not None and kept.spec != cluster:
+                    live.say("The cluster of this machine is up already, and stays as it was started")
+                kept = start_kept(cluster)
+                return {"id": "local", "address": kept.address, "folder": str(kept.folder)}
+            case AttachCluster():
+                raise ClusterError("cluster=attach: that one is there already")
+            case SlurmCluster():
+                folder = launch.start(cluster, live, wait=wait)
+                if cluster.executor == "debug":
+                    launch.run_here(folder, cluster)
+                return report.describe(folder)
+
+    def plan_cluster(self, overrides: Sequence[str] = ()) -> str:
+        """What `start_cluster` would submit: the sbatch scripts, which are also kept in the folder of the cluster's id.
+
+        Raises:
+            ConfigError: With every problem of the config.
+        """
+        cluster = _cluster_of(overrides)
+        if not isinstance(cluster, SlurmCluster):
+            return "Nothing is submitted: Ray is started on this machine."
+        return "\n".join(f"# {path}\n{text}" for path, text in launch.plan(cluster).items())
 
     def deploy_applications(
         self,
@@ -84,7 +137,8 @@ class Cli:
                 )
             wanted = {name: app for name, app in wanted.items() if names is None or name in names}
         kept = self._start_or_join(spec.cluster, start=action != "remove", say=say)
-        log_dir = kept.log_dir if kept else Path.cwd() / "matrix-logs"
+        here = inside()
+        log_dir = here.logs if here else kept.log_dir if kept else Path.cwd() / "matrix-logs"
         grows = not isinstance(spec.cluster, LocalCluster)
         deploying = Deploying(log_dir, gpus_per_node(spec.cluster), say, on_status, grows=grows)
         if action == "remove":
@@ -224,10 +278,18 @@ class Cli:
             return
         if find_spec("ray") is None:
             raise ClusterError("apps on a cluster need Ray: pip install 'matrix-llm[vllm]'")
-        path = self._spec.token_path
+        path = getattr(self._spec, "token_path", None)
         if path and not Path(path).expanduser().is_file():
             raise ClusterError(f"token_path={path}: no such file; give the token file of the cluster")
         self._cluster = connect(self._spec)
+
+
+def _cluster_of(overrides: Sequence[str]) -> ClusterSpec:
+    """The cluster of a config that places nothing on it."""
+    from matrix.compose import compose_spec
+
+    nothing = ("tracker=none", "engine=openai", "engine.base_url=http://127.0.0.1/v1", "engine.api_key_env=null")
+    return compose_spec([*nothing, *overrides]).cluster
 
 
 def _is_connected() -> bool:

@@ -31,6 +31,7 @@ from matrix.errors import ConfigError, MatrixError
 
 if TYPE_CHECKING:
     from matrix.run.jobs import Jobs
+    from matrix.spec import RunSpec
 
 USAGE = """\
 usage: matrix run [overrides]     compose one experiment and run it (matrix run --help: groups and keys)
@@ -38,10 +39,13 @@ usage: matrix run [overrides]     compose one experiment and run it (matrix run 
                                   send rows to a model that is served already (matrix inference --help)
        matrix deploy_applications [--action add|replace|remove] [overrides]
                                   deploy apps that stay (matrix deploy_applications --help)
-       matrix status              nodes, apps and their replicas
+       matrix start_cluster       start a Ray cluster that stays, on Slurm or here, or add workers to it
+       matrix remove_workers      take workers away from it
+       matrix attach RUN          follow a run inside a cluster again
+       matrix status              head, workers, nodes, apps and their replicas, runs
        matrix check_health app=NAME
                                   ask an app something
-       matrix stop_cluster        stop the local cluster that deploy_applications started
+       matrix stop_cluster        stop a cluster
        matrix --version
 
 An override is group=option or any.key=value; -m sweeps. In a checkout, `python run.py` is the same as `matrix run`.
@@ -53,6 +57,9 @@ _COMMANDS = {
     "status": "status",
     "check_health": "health",
     "stop_cluster": "stop",
+    "start_cluster": "start",
+    "remove_workers": "remove_workers",
+    "attach": "attach",
 }
 """Commands, and the modules in `matrix.commands` that they are in."""
 
@@ -139,6 +146,7 @@ class _Command:
         self._typed = typed
         self._jobs: Jobs | None = None
         self._refused = 0
+        self._code = 0
 
     def execute(self) -> int:
         """Run what the command line says; return the exit code, the worst job's for a sweep."""
@@ -148,15 +156,13 @@ class _Command:
                 print(HELP.format(program=shlex.join(_program())) + describe(arguments.overrides))
             elif _is_single_run(self._typed):
                 self._start(compose_config(arguments.overrides))
-            else:
-                if arguments.multirun:
-                    check_sweep(arguments.overrides)
+            elif not (arguments.multirun and self._sweep_elsewhere(arguments.overrides)):
                 hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")(self._job)()
         except COMPOSITION_ERRORS as error:
             return _say(explain(arguments.overrides, error))
         except MatrixError as error:
             return _say(error)
-        return max(self._refused, self._jobs.exit_code if self._jobs else 0)
+        return max(self._refused, self._code, self._jobs.exit_code if self._jobs else 0)
 
     def close(self) -> None:
         """End what the jobs shared."""
@@ -178,10 +184,38 @@ class _Command:
     def _start(self, cfg: DictConfig, sweep_dir: Path | None = None, number: int | None = None) -> float | None:
         spec = to_spec(cfg)
         gc.enable()
+        if self._elsewhere(spec):
+            return None
         from matrix.run.jobs import Jobs
 
         self._jobs = self._jobs or Jobs(_program(), self._typed)
         return self._jobs.run(spec, sweep_dir, number)
+
+    def _elsewhere(self, spec: RunSpec) -> bool:
+        """Hand a run over to the cluster that it runs inside; whether there is one."""
+        if spec.cluster.kind != "slurm" or spec.plan:
+            return False
+        from matrix.run.remote import elsewhere, run_there, with_run_dir
+
+        there = elsewhere(spec.cluster)
+        if there is not None:
+            arguments, run_dir = with_run_dir(spec, self._typed)
+            self._code = run_there(there, ["run", *arguments], run_dir, detach=spec.run.detach)
+        return there is not None
+
+    def _sweep_elsewhere(self, overrides: list[str]) -> bool:
+        """Check a sweep, and hand it over as a whole to the cluster that it runs inside; whether there is one."""
+        spec = check_sweep(overrides)
+        if spec is None or spec.cluster.kind != "slurm" or spec.plan:
+            return False
+        from matrix.run.remote import elsewhere, run_there, with_sweep_dir
+
+        there = elsewhere(spec.cluster)
+        if there is not None:
+            gc.enable()
+            arguments, sweep_dir = with_sweep_dir(spec, self._typed)
+            self._code = run_there(there, ["run", *arguments], sweep_dir, detach=spec.run.detach)
+        return there is not None
 
 
 def _is_single_run(arguments: list[str]) -> bool:

@@ -105,25 +105,33 @@ def to_spec(cfg: DictConfig) -> RunSpec:
     return spec
 
 
-def check_sweep(overrides: Sequence[str]) -> None:
+def check_sweep(overrides: Sequence[str]) -> RunSpec | None:
     """Check every job of a sweep before the first one starts.
 
     Sweepers that find their points while they go (an interval, a search) are checked job by job instead.
+
+    Returns:
+        The first job's spec; None where the jobs aren't known before.
 
     Raises:
         ConfigError: With the problems of all jobs, each said once.
     """
     parsed = OverridesParser.create().parse_overrides(open_mappings(overrides))
     if any(override.is_sweep_override() and not override.is_discrete_sweep() for override in parsed):
-        return
+        return None
     problems: list[Problem] = []
+    specs: list[RunSpec] = []
     for job in BasicSweeper.split_arguments(parsed, None)[0]:
         try:
-            compose_spec(job)
+            specs.append(compose_spec(job))
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
+    if any(spec.cluster != specs[0].cluster for spec in specs):
+        hint = "one cluster for all, or a command for each"
+        problems.append(Problem("cluster", None, "the jobs of a sweep are on different clusters", hint))
     if problems:
         raise ConfigError(problems, "The sweep has problems; none of its jobs was started.")
+    return specs[0]
 
 
 def explain(overrides: Sequence[str], failure: Exception) -> ConfigError:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matrix.cluster.inside import inside
 from matrix.cluster.kept import find_kept
 from matrix.cluster.reaper import MARK
 from matrix.errors import ClusterError
@@ -56,16 +57,23 @@ def connect(spec: ClusterSpec) -> RayCluster:
         case AttachCluster():
             return _attach(spec)
         case SlurmCluster():
-            raise not_launched()
+            return _join_inside(spec)
 
 
-def not_launched() -> ClusterError:
-    """What there is to say of a cluster that this version can't bring up."""
-    return ClusterError(
-        "cluster.kind=slurm: this version composes and checks Slurm experiments but does not launch them; "
-        "start Ray on the allocation (ray start --head, then ray start --address IP:PORT on the other nodes) "
-        "and run on its head node with cluster=attach"
+def _join_inside(spec: SlurmCluster) -> RayCluster:
+    folder = inside()
+    head = None if folder is None else folder.head()
+    if folder is None or head is None or head.phase != "up":
+        raise ClusterError(f"the cluster {spec.id} is joined by commands inside it: python run.py cluster=slurm ...")
+    _attach(
+        AttachCluster(
+            kind="attach",
+            address=head.address,
+            token_path=str(folder.token),
+            start_timeout_s=spec.start_timeout_s,
+        )
     )
+    return RayCluster(spec, None)
 
 
 def _start_local(spec: LocalCluster) -> RayCluster:

@@ -23,7 +23,7 @@ _GRACE_S = 2.0
 
 def main(mark: str, temp_dir: str) -> None:
     """Wait for the owner's end, then clean up."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 4096):
         pass

@@ -14,7 +14,8 @@ HELP = """\
 usage: matrix deploy_applications [--action add|replace|remove] [app=NAME,...] [wait=false] [plan=true] [OVERRIDES]
 
 Deploy the apps of a config so that they stay: the one that engine= and model= describe, and any more under apps.
-With cluster=local (the default) Ray is started on this machine if it isn't there; matrix stop_cluster ends it.
+With cluster=local (the default) Ray is started on this machine if it isn't there; with cluster=slurm the cluster
+of that id, inside which the command then runs. matrix stop_cluster ends it.
 
   --action add       deploy those that aren't there (the default); the others on the cluster are left alone
            replace   bring those that run with another spec to this one; requests under way are finished
@@ -38,11 +39,19 @@ _OWN = {"app": "", "wait": "true", "plan": "false"}
 
 def main(arguments: list[str]) -> int:
     """Run it; returns the exit code."""
+    typed = arguments
     action, arguments = _action(arguments)
     own, overrides = split(arguments, _OWN, overrides=True, switches=("--action",))
     names = own["app"].split(",") if own["app"] else None
     wait = flag(own, "wait")
-    if flag(own, "plan"):
+    if not flag(own, "plan"):
+        from matrix.compose import compose_spec
+        from matrix.run.remote import elsewhere, run_there
+
+        there = elsewhere(compose_spec([*overrides, "tracker=none"]).cluster)
+        if there is not None:
+            return run_there(there, ["deploy_applications", *typed], stays=True)
+    else:
         from matrix.compose import compose_spec
         from matrix.run.planning import show_plan
 

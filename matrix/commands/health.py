@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from matrix.cluster.inside import inside
 from matrix.commands.arguments import flag, number, split
-from matrix.commands.status import CLUSTER, connected
+from matrix.commands.status import CLUSTER, connected, of_jobs
+from matrix.run.remote import run_there
 
 HELP = """\
 usage: matrix check_health app=NAME [prompt=TEXT] [use_chat=false] [use_tools=true] [use_grpc=true] [timeout_s=60]
-                           [cluster.address=IP:PORT] [cluster.token_path=FILE]
+                           [cluster.address=IP:PORT] [cluster.token_path=FILE] [cluster.id=NAME] [cluster.root=FOLDER]
 
 Ask each replica of an app something, and the front door. Exit code 0 if all answer, 1 if one doesn't.
 """
@@ -27,6 +29,9 @@ def main(arguments: list[str]) -> int:
     own, _ = split(arguments, _OWN | CLUSTER, overrides=False)
     options = {name: flag(own, name) for name in ("use_chat", "use_tools", "use_grpc")}
     timeout_s = number(own, "timeout_s")
+    folder = of_jobs(own)
+    if folder is not None and inside() is None:
+        return run_there(folder.spec(), ["check_health", *arguments], start=False)
     with connected(own) as cli:
         found = cli.check_health(own["app"], prompt=own["prompt"], timeout_s=timeout_s, **options)
     for endpoint in found["endpoints"]:

@@ -13,6 +13,7 @@ from matrix.compose import compose_spec
 from matrix.errors import ConfigError, MatrixError, Problem
 from matrix.inference.output import ENDINGS, Output
 from matrix.inference.target import Target, check_app, find_target, is_url
+from matrix.run.remote import elsewhere, run_there
 from matrix.spec import RunSpec
 
 HELP = """\
@@ -21,8 +22,8 @@ usage: matrix inference app=URL_OR_NAME input=FILES output=FILE [overrides]
 Send every row of FILES to a model that is served already; the answers are in the output, in the order of the input.
 
   app      base URL of any server with OpenAI's API (http://HOST:8000/v1), which needs no cluster; or the name of an app
-           on a Ray cluster, or of its model: the cluster of this machine, or cluster.address=IP:PORT
-           (cluster.token_path=FILE)
+           on a Ray cluster, or of its model: the cluster of this machine, cluster.address=IP:PORT
+           (cluster.token_path=FILE), or cluster=slurm (cluster.id=NAME), inside which the command then runs
   input    .jsonl, .json, .csv or .parquet; a pattern ('data/*.jsonl'); several: input=a.jsonl input=b.jsonl
            A row has chat messages in `messages` or `request.messages`, or text in `text` or `prompt`
   output   .jsonl or .parquet: one row for each row of the input, those that failed with their error
@@ -95,6 +96,9 @@ def main(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     command, problems = _parse(arguments)
     spec = _checked(command, problems)
+    there = None if is_url(command.app) else elsewhere(spec.cluster)
+    if there is not None:
+        return run_there(there, ["inference", *arguments], str(Path(spec.run.dir or "").absolute()), start=False)
     target = find_target(command.app, spec, spec.model.name if _names_model(command) else None)
     if target.api_key is not None:
         os.environ[_KEY_VARIABLE] = target.api_key
@@ -194,7 +198,7 @@ def _overrides(command: _Command, target: Target) -> list[str]:
         "tracker=none",
         "engine=openai",
         "engine.api_key_env=null",
-        *([] if is_url(command.app) else ["cluster=attach"]),
+        *([] if is_url(command.app) or _names_cluster(command) else ["cluster=attach"]),
         *([f"dataset.path={_one_or_list(files)}"] if files else []),
         f"run.dir={quoted(command.run_dir)}",
         *([] if _names_model(command) else [f"model.name={quoted(target.model)}"]),
@@ -207,6 +211,10 @@ def _overrides(command: _Command, target: Target) -> list[str]:
 
 def _names_model(command: _Command) -> bool:
     return any(override.startswith(("model=", "model.name=")) for override in command.overrides)
+
+
+def _names_cluster(command: _Command) -> bool:
+    return any(override.startswith("cluster=") for override in command.overrides)
 
 
 def _one_or_list(values: list[str]) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from matrix.api import Cli
 from matrix.apps.lookup import wait_for_urls
 from matrix.errors import ConfigError, Problem, RequestError
-from matrix.spec import AttachCluster, OpenAIEngine, RunSpec
+from matrix.spec import LocalCluster, OpenAIEngine, RunSpec
 
 _HOST_AND_PORT = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d+")
 _GRPC = "grpc://"
@@ -95,11 +95,11 @@ def _of_server(url: str, spec: RunSpec, model: str | None) -> Target:
 
 def _of_cluster(app: str, spec: RunSpec, model: str | None) -> Target:
     cluster = spec.cluster
-    if not isinstance(cluster, AttachCluster):
+    if isinstance(cluster, LocalCluster):
         hint = "cluster=attach cluster.address=IP:PORT, or app=http://HOST:PORT/v1"
         message = f"the app {app} is looked for on a cluster that is there already"
         raise _refused(Problem("cluster", cluster.kind, message, hint))
-    with Cli(cluster.address, cluster.token_path, start_timeout_s=cluster.start_timeout_s) as cli:
+    with Cli.of(cluster) as cli:
         found = cli.get_app_metadata(app)
         urls: list[str] = wait_for_urls(found["name"], cluster.start_timeout_s)
     return Target(urls, model or found["model_name"], found["api_key"])

@@ -25,7 +25,7 @@ from matrix.run.environment import describe_environment
 from matrix.run.progress import Progress, reported
 from matrix.run.report import show_summary
 from matrix.run.rundir import RunDir
-from matrix.run.session import Served, Session, check_launch
+from matrix.run.session import Served, Session
 from matrix.run.stop import Interrupted, run_async
 from matrix.run.workload import Workload
 from matrix.spec import RunSpec, SglangEngine, VllmEngine
@@ -62,11 +62,9 @@ def execute(spec: RunSpec, run_dir: RunDir, session: Session, console: Console, 
         The outcome, also of a run that failed: the reason is in the log.
 
     Raises:
-        ClusterError, AppError: This version can't launch such a cluster or engine.
         ConfigError: The run dir was made by a different spec.
         Interrupted: The process was asked to stop; rows so far are kept.
     """
-    check_launch(spec)
     run_dir.open(spec)
     with console.log_to(run_dir.path / "run.log"):
         log.info("%s %s", "Resuming" if run_dir.resumed else "Run dir", run_dir.path)

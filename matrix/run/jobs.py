@@ -11,7 +11,7 @@ from rich.table import Table
 
 from matrix.run.console import Console
 from matrix.run.execute import Outcome, execute
-from matrix.run.planning import show_plan
+from matrix.run.planning import show_plan, show_scripts
 from matrix.run.rundir import place
 from matrix.run.session import Session, on_cluster
 from matrix.run.stop import Interrupted, stop_on_signals
@@ -63,6 +63,7 @@ class Jobs:
         """
         if spec.plan:
             self._plans = max(self._plans, show_plan(spec.cluster, on_cluster(spec)))
+            show_scripts(spec.cluster)
             return None
         run_dir = place(spec, sweep_dir, number)
         with stop_on_signals():

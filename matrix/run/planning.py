@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from matrix.apps.nodes import nodes_of
 from matrix.apps.placement import plan
-from matrix.spec import AppSpec, ClusterSpec
+from matrix.cluster import launch
+from matrix.spec import AppSpec, ClusterSpec, SlurmCluster
 
 
 def show_plan(cluster: ClusterSpec, apps: Mapping[str, AppSpec]) -> int:
@@ -23,3 +24,10 @@ def show_plan(cluster: ClusterSpec, apps: Mapping[str, AppSpec]) -> int:
     for problem in made.problems:
         print(f"no room for {problem}")
     return 1 if made.problems else 0
+
+
+def show_scripts(cluster: ClusterSpec) -> None:
+    """Print the sbatch scripts that a start of the cluster would submit, and where they are kept."""
+    if isinstance(cluster, SlurmCluster) and cluster.executor == "slurm":
+        for path, text in launch.plan(cluster).items():
+            print(f"\n# {path}\n{text}", end="")

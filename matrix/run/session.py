@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matrix.apps.nodes import gpus_per_node
-from matrix.cluster.ray import RayCluster, connect, not_launched
+from matrix.cluster.ray import RayCluster, connect
 from matrix.models.source import ResolvedModel
 from matrix.run.console import Console, log
 from matrix.run.stop import undisturbed
-from matrix.spec import AppSpec, GatewayEngine, LocalCluster, OpenAIEngine, RunSpec, SlurmCluster
+from matrix.spec import AppSpec, GatewayEngine, LocalCluster, OpenAIEngine, RunSpec
 
 if TYPE_CHECKING:
     from matrix.apps.deploy import App
@@ -208,13 +208,3 @@ def on_cluster(spec: RunSpec) -> dict[str, AppSpec]:
         isinstance(spec.engine, GatewayEngine) and isinstance(spec.cluster, LocalCluster)
     )
     return {name: app for name, app in spec.all_apps().items() if name in spec.apps or not by_itself}
-
-
-def check_launch(spec: RunSpec) -> None:
-    """Refuse at once what this version can't launch, before data and model are looked for.
-
-    Raises:
-        ClusterError: A cluster that it can't bring up.
-    """
-    if (spec.workload.drivers > 1 or on_cluster(spec)) and isinstance(spec.cluster, SlurmCluster):
-        raise not_launched()

@@ -79,6 +79,8 @@ class RunOptions(Spec):
     """The run dir; one that exists is resumed. None: `<root>/<name>/<run id>`."""
     rows: Literal["jsonl", "parquet"] = "jsonl"
     """Format of the file with all rows that the end of the run writes: `rows.jsonl` or `rows.parquet`."""
+    detach: bool = False
+    """With a cluster that isn't this machine: return at once, the run goes on there."""
 
 
 class AppSpec(Spec):

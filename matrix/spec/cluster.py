@@ -52,8 +52,9 @@ class SlurmCluster(Spec):
     kind: Literal["slurm"]
     id: str = Field(default="slurm", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name of the cluster: a user may have several."""
-    root: str = "~/.matrix/clusters"
-    """Folder of all clusters, on a file system that all nodes share."""
+    root: str | None = None
+    """Folder of all clusters, on a file system that all nodes share; None: `~/.matrix/clusters` (`MATRIX_DIR` takes the
+    place of `~/.matrix`)."""
     executor: Literal["slurm", "local", "debug"] = "slurm"
     """submitit's: `local` runs the jobs as processes of this machine, `debug` the head alone in this process."""
     workers: int = Field(default=1, gt=0)

@@ -1,0 +1,166 @@
+"""A command inside a cluster as the terminal sees it: handed over, followed, told to stop, left and found again."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from matrix.cluster import jobs
+from matrix.cluster.folder import ClusterFolder
+from matrix.cluster.states import Command, write
+from matrix.cluster.waiting import LiveLine, last_lines
+from matrix.errors import ClusterError
+
+_LOOK_S = 0.2
+_ASK_S = 5.0
+_CHUNK = 1 << 16
+
+
+def submit(folder: ClusterFolder, argv: Sequence[str], run_dir: str = "") -> str:
+    """Hand a command over to the cluster; returns its key.
+
+    It gets this process's environment, which is kept in a file that only the user can read until it has ended.
+
+    Raises:
+        ClusterError: The cluster has just ended.
+    """
+    key = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    with folder.lock():
+        if not folder.is_current or folder.cluster().stopping:
+            raise ClusterError("the cluster has just ended: start the command once more")
+        write(folder.command_file(key, "env"), json.dumps(dict(os.environ)), 0o600)
+        command = Command(key, "waiting", tuple(argv), str(Path.cwd()), run_dir, submitted=time.time())
+        command.write(folder.command_file(key))
+    return key
+
+
+def follow(folder: ClusterFolder, key: str, live: LiveLine) -> int:
+    """Show a command's output until it has ended; returns its exit code.
+
+    Ctrl-C asks it to stop; a second one leaves it alone.
+    """
+    followed = _Followed(folder, key, live)
+    while True:
+        try:
+            return followed.follow()
+        except KeyboardInterrupt:
+            if followed.asked_to_stop:
+                live.say(f"\nIt goes on by itself. See it again: matrix attach {key}")
+                return 130
+            followed.ask_to_stop()
+            live.say("\nAsked it to stop; its rows are kept. Ctrl-C again leaves it alone.")
+
+
+class _Followed:
+    def __init__(self, folder: ClusterFolder, key: str, live: LiveLine) -> None:
+        self._folder, self._key, self._live = folder, key, live
+        self._log, self._shown = folder.command_file(key, "log"), 0
+        self._asked_at, self._phase = time.monotonic(), ""
+
+    @property
+    def asked_to_stop(self) -> bool:
+        return self._folder.command_file(self._key, "stop").exists()
+
+    def ask_to_stop(self) -> None:
+        self._folder.command_file(self._key, "stop").touch()
+
+    def follow(self) -> int:
+        while True:
+            # Read before the output: what it wrote before its end is then all there.
+            command = read(self._folder, self._key)
+            self._show_output()
+            if command.has_ended:
+                return self._ended(command)
+            if command.phase != self._phase:
+                self._phase = command.phase
+                self._say_phase(command)
+            if time.monotonic() - self._asked_at > _ASK_S:
+                self._asked_at = time.monotonic()
+                self._refuse_lost()
+            time.sleep(_LOOK_S)
+
+    def _ended(self, command: Command) -> int:
+        if command.phase == "lost":
+            self._live.say(f"The cluster ended before the command did.{_resume(command)}")
+        return 1 if command.exit_code is None else command.exit_code
+
+    def _show_output(self) -> None:
+        try:
+            with self._log.open("rb") as log:
+                log.seek(self._shown)
+                while chunk := log.read(_CHUNK):
+                    self._shown += len(chunk)
+                    sys.stdout.buffer.write(chunk)
+        except FileNotFoundError:
+            return
+        sys.stdout.flush()
+
+    def _say_phase(self, command: Command) -> None:
+        if command.phase == "waiting":
+            self._live.show("waiting for the head to start the command")
+        elif command.phase == "requeued":
+            self._live.say("The head had to go before the command had ended: it goes on when Slurm starts it again")
+
+    def _refuse_lost(self) -> None:
+        """Mark a command as lost whose head is gone for good."""
+        head = self._folder.head()
+        if head is not None and head.is_fresh and head.phase != "failed":
+            return
+        try:
+            job = self._folder.cluster().head_job
+            if jobs.living(self._folder.cluster().executor, [job]):
+                return
+        except ClusterError as error:
+            self._live.say(f"The head can't be asked about: {str(error).splitlines()[0]}")
+            return
+        with self._folder.lock():
+            now = read(self._folder, self._key)
+            if now.has_ended:
+                return
+            replace(now, phase="lost", exit_code=1).write(self._folder.command_file(self._key))
+            self._folder.command_file(self._key, "env").unlink(missing_ok=True)
+        self._live.say(f"The head (job {job}) is gone{last_lines(self._folder, job)}")
+
+
+def read(folder: ClusterFolder, key: str) -> Command:
+    """How far a command is.
+
+    Raises:
+        ClusterError: There is none of that key.
+    """
+    command = Command.read(folder.command_file(key))
+    if command is None:
+        raise ClusterError(f"{key}: no such command in cluster {folder.cluster().id}")
+    return command
+
+
+def find_command(folders: Sequence[ClusterFolder], name: str) -> tuple[ClusterFolder, Command]:
+    """A command by its key, or by the run dir or sweep that it writes to.
+
+    Raises:
+        ClusterError: There is none, or several.
+    """
+    wanted = str(Path(name).expanduser().absolute())
+    found = [
+        (folder, command)
+        for folder in folders
+        for command in folder.commands()
+        if command.key == name or (command.run_dir and command.run_dir in (wanted, str(Path(wanted).parent)))
+    ]
+    if not found:
+        keys = [command.key for folder in folders for command in folder.commands()][-5:]
+        known = f"the last ones: {', '.join(keys)}" if keys else "none runs inside a cluster"
+        raise ClusterError(f"{name}: no such run ({known})")
+    return found[-1]
+
+
+def _resume(command: Command) -> str:
+    if not command.run_dir:
+        return ""
+    return f" Its rows are kept in {command.run_dir}; start it again with that run dir to resume it."

@@ -1,0 +1,224 @@
+"""The head's job: Ray's control plane, the commands inside the cluster, and whoever looks after its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from matrix.cluster import jobs
+from matrix.cluster.folder import ClusterFolder
+from matrix.cluster.inside import Commands
+from matrix.cluster.node import Heartbeat, RayNode, Signals, own_ip, say, start_child, unknown
+from matrix.cluster.states import Node
+from matrix.cluster.workers import Workers
+from matrix.errors import ClusterError
+from matrix.spec import SlurmCluster
+
+_LOOK_S = 0.3
+_WORKERS_S = 5.0
+_LEAVE_S = 40.0
+"""Seconds that commands get to stop, once the head has to go."""
+_OBSERVER_DEATHS = 5
+
+
+@dataclass(frozen=True)
+class Head:
+    """What submitit runs.
+
+    Attributes:
+        folder: Of the cluster.
+        spec: Its spec, as JSON.
+    """
+
+    folder: str
+    spec: str
+
+    def __call__(self) -> None:
+        """Run the head until it is to end.
+
+        Raises:
+            ClusterError: Ray doesn't start, or ends by itself.
+        """
+        folder, spec = ClusterFolder(Path(self.folder)), SlurmCluster.model_validate_json(self.spec)
+        if folder.is_current:
+            _Head(folder, spec).run()
+        else:
+            say("The cluster of this job is no more")
+
+
+class _Head:
+    def __init__(self, folder: ClusterFolder, spec: SlurmCluster) -> None:
+        self._folder, self._spec = folder, spec
+        self._signals = Signals()
+        self._job = jobs.job_id(spec.executor)
+        ip, host = own_ip(None), socket.gethostname()
+        say(f"Head of cluster {spec.id}: job {self._job} on {host} ({ip}), start {_starts()}")
+        node = Node(self._job, host, ip, os.getpid(), "starting", started=time.time())
+        self._beat = Heartbeat(folder.head_file, node)
+
+    def run(self) -> None:
+        """Start Ray, look after everything, and end it."""
+        try:
+            ray = RayNode(self._folder.token, self._spec.start_timeout_s, self._options())
+        except ClusterError as error:
+            self._beat.close(phase="failed", detail=str(error))
+            self._give_up()
+            raise
+        self._commands = Commands(self._folder, ray.environment, self._job, say)
+        self._observer = _Observer(self._folder, ray)
+        self._monitoring = _Monitoring(self._folder, ray) if self._spec.monitoring else None
+        self._beat.set(
+            phase="up",
+            node_id=ray.where["node_id"],
+            address=ray.where["address"],
+            metrics=ray.where["metrics"],
+            dashboard_port=int(ray.where["dashboard"] or 0),
+            monitoring=self._monitoring.ports if self._monitoring else {},
+        )
+        say(f"Ray is up at {ray.where['address']}")
+        stop_workers = self._look_after_workers()
+        why = "its process failed"
+        try:
+            why = self._watch(ray)
+        finally:
+            say(f"The head ends: {why}")
+            stop_workers.set()
+            self._end(ray, why)
+        if why == _RAY_ENDED:
+            raise ClusterError("Ray's own process on the head ended; its last lines are above")
+
+    def _options(self) -> dict[str, object]:
+        spec, alone = self._spec, self._spec.executor == "debug"
+        return {
+            "node_ip_address": self._beat.node.ip,
+            "node_name": f"{self._beat.node.host}-head",
+            # Replicas belong on workers; without any the head has what there is.
+            "num_cpus": spec.cpus_per_node if alone else 0,
+            "num_gpus": spec.gpus_per_node if alone else 0,
+            "object_store_memory": int(spec.object_store_gb * 1e9),
+            "include_dashboard": spec.dashboard,
+        }
+
+    def _watch(self, ray: RayNode) -> str:
+        """Look after the cluster; returns why it is over."""
+        while True:
+            self._signals.wait(_LOOK_S)
+            if not ray.is_alive:
+                return _RAY_ENDED
+            if self._signals.number is not None:
+                return f"it got {signal.Signals(self._signals.number).name}"
+            with unknown(say, "The cluster's folder can't be read"):
+                if not self._folder.is_current:
+                    return "the cluster is no more"
+                cluster = self._folder.cluster()
+                if cluster.stopping:
+                    return _STOPPED
+                self._commands.look()
+                if cluster.for_runs and self._commands.all_ended() and self._last_one_out():
+                    return "the run that it was started for has ended"
+            self._observer.look()
+            if self._monitoring:
+                self._monitoring.look(self._beat.node)
+
+    def _last_one_out(self) -> bool:
+        """End the cluster, unless another command has come in meanwhile."""
+        with self._folder.lock():
+            if not self._commands.all_ended():
+                return False
+            self._folder.change(stopping=True)
+            return True
+
+    def _look_after_workers(self) -> threading.Event:
+        """In a thread: Slurm may take its time to answer."""
+        stop = threading.Event()
+        workers = Workers(self._folder, say)
+
+        def look() -> None:
+            while not stop.wait(_WORKERS_S):
+                with unknown(say, "The workers can't be looked after"):
+                    workers.look()
+
+        threading.Thread(target=look, name="workers", daemon=True).start()
+        return stop
+
+    def _end(self, ray: RayNode, why: str) -> None:
+        """End everything; what is cut off goes on if Slurm starts this job again."""
+        self._beat.set(phase="draining", detail=why)
+        goes_on = self._signals.number is not None and self._may_come_back()
+        self._commands.end(_LEAVE_S, goes_on=goes_on)
+        if self._monitoring:
+            self._monitoring.end()
+        ray.end()
+        if goes_on:
+            self._beat.close(phase="requeued", address="")
+            with unknown(say, "The job can't be put back into the queue"):
+                jobs.put_back()
+                return
+        self._give_up()
+        self._beat.close(phase="failed" if why == _RAY_ENDED else "ended", detail=why, address="")
+
+    def _may_come_back(self) -> bool:
+        """Whether there is something to go on with, and Slurm would start the head again."""
+        with unknown(say, "The job's state can't be found out"):
+            cluster = self._folder.cluster()
+            if cluster.stopping or self._commands.all_ended() or not self._folder.commands():
+                return False
+            return jobs.may_come_back(self._spec.executor, self._job)
+        return False
+
+    def _give_up(self) -> None:
+        """The cluster ends with its head: its workers go, and so does what is secret."""
+        with unknown(say, "The workers can't be ended"):
+            workers = [worker.job_id for worker in self._folder.cluster().workers]
+            jobs.cancel(self._spec.executor, workers)
+        with unknown(say, "The cluster's folder can't be cleared away"), self._folder.lock():
+            self._folder.retire()
+
+
+class _Observer:
+    """The process that tells what Ray knows: nodes, apps, front door."""
+
+    def __init__(self, folder: ClusterFolder, ray: RayNode) -> None:
+        self._command = [sys.executable, "-P", "-m", "matrix.run.observer", str(folder.path), ray.where["address"]]
+        self._environment, self._deaths, self._log = ray.environment, 0, folder.logs / "observer.log"
+        self._start()
+
+    def look(self) -> None:
+        """Start it again if it has died."""
+        if self._process.poll() is not None and self._deaths < _OBSERVER_DEATHS:
+            self._deaths += 1
+            self._start()
+
+    def _start(self) -> None:
+        with self._log.open("ab") as output:
+            self._process = start_child(
+                self._command, self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+
+
+class _Monitoring:
+    """Placeholder."""
+
+    def __init__(self, folder: ClusterFolder, ray: RayNode) -> None:
+        self.ports: dict[str, int] = {}
+
+    def look(self, node: Node) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+
+_RAY_ENDED = "Ray's own process ended"
+_STOPPED = "matrix stop_cluster"
+
+
+def _starts() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1

@@ -1,0 +1,218 @@
+"""A node of a cluster as its job sees it: Ray's processes there, in a place of their own, and how to end them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from matrix.cluster.reaper import MARK
+from matrix.cluster.states import Node
+from matrix.errors import ClusterError
+
+_BEAT_S = 2.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class RayNode:
+    """Ray on this node.
+
+    Args:
+        token: File with the cluster's token.
+        timeout_s: Seconds until it has to be up.
+        options: Of `ray._private.parameter.RayParams`: resources, name, and `gcs_address` unless it is the head.
+
+    Attributes:
+        where: `node_id`, `address` of the control plane, `metrics` (address of the node's page), `dashboard` (port).
+
+    Raises:
+        ClusterError: It doesn't come up.
+    """
+
+    def __init__(self, token: Path, timeout_s: float, options: Mapping[str, Any]) -> None:
+        self.temp_dir = Path(tempfile.mkdtemp(prefix="matrix-ray-"))
+        mark = secrets.token_hex(8)
+        self._reaper = subprocess.Popen(
+            [sys.executable, "-m", "matrix.cluster.reaper", mark, str(self.temp_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.environment = {**os.environ, **ray_environment(token), MARK: mark}
+        given = {**options, "temp_dir": str(self.temp_dir)}
+        command = [sys.executable, "-m", "matrix.cluster.raylet", json.dumps(given)]
+        try:
+            self._ray = start_child(
+                command,
+                {**self.environment, "RAY_raylet_start_wait_time_s": str(int(timeout_s))},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            self.where = self._wait_until_up(time.monotonic() + timeout_s, timeout_s)
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether all of Ray's processes run."""
+        return self._ray.poll() is None
+
+    def drain(self, seconds: float, done: Callable[[], bool]) -> None:
+        """Let what runs here finish, or move, for so long at most; returns sooner if `done` says so."""
+        stdin = self._ray.stdin
+        if stdin is None or not self.is_alive:
+            return
+        with suppress(BrokenPipeError):
+            stdin.write(f"drain {seconds}\n".encode())
+            stdin.flush()
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.is_alive and not done():
+            time.sleep(0.5)
+
+    def end(self) -> None:
+        """End all processes that began with it, on this node; returns when they and its folder are gone."""
+        self._reaper.communicate()
+
+    def _wait_until_up(self, deadline: float, timeout_s: float) -> dict[str, str]:
+        output: IO[bytes] | None = self._ray.stdout
+        assert output is not None  # noqa: S101 - it is a pipe
+        ready, _, _ = select.select([output], [], [], max(deadline - time.monotonic(), 0))
+        if not ready:
+            raise ClusterError(f"Ray is not up on {socket.gethostname()} after {timeout_s:.0f} s (start_timeout_s)")
+        line = output.readline()
+        if not line:
+            raise ClusterError(f"Ray doesn't start on {socket.gethostname()}: exit code {self._ray.wait()}")
+        found: dict[str, str] = json.loads(line)
+        return found
+
+
+class Heartbeat:
+    """Writes the state of this node to its file, again and again, from a thread of its own.
+
+    Args:
+        path: The file.
+        node: The state to begin with.
+    """
+
+    def __init__(self, path: Path, node: Node) -> None:
+        self._path, self._node = path, node
+        self._lock, self._end = threading.Lock(), threading.Event()
+        self._write()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    @property
+    def node(self) -> Node:
+        """The state."""
+        return self._node
+
+    def set(self, **changes: Any) -> None:
+        """Change the state."""
+        with self._lock:
+            self._node = replace(self._node, **changes)
+            self._write()
+
+    def close(self, **changes: Any) -> None:
+        """The last word."""
+        self._end.set()
+        self._thread.join()
+        self.set(**changes)
+
+    def _beat(self) -> None:
+        while not self._end.wait(_BEAT_S):
+            with self._lock:
+                self._write()
+
+    def _write(self) -> None:
+        # A full disk, or a file system that is away for a moment, is no reason to give the node up.
+        with suppress(OSError):
+            replace(self._node, heartbeat=time.time()).write(self._path)
+
+
+class Signals:
+    """What the job was told by signals; the last one counts."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._came = threading.Event()
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, self._note)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; a signal ends it."""
+        if self.number is None:
+            self._came.wait(seconds)
+        else:
+            time.sleep(seconds)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.number = number
+        self._came.set()
+
+
+def start_child(command: Sequence[str], environment: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process of this job that isn't ended by the signals which announce the end of the job's time.
+
+    Slurm sends them to every process of the job; only the job's own decides what is done.
+    """
+    shielded = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh", *command]
+    return subprocess.Popen(shielded, env=dict(environment), start_new_session=True, **options)
+
+
+def ray_environment(token: Path) -> dict[str, str]:
+    """What Ray's processes of a cluster, and those that join it, have in their environment."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        # A node that is cut off or killed is noticed after five seconds without an answer, not after 15.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "5000",
+        "RAY_health_check_failure_threshold": "5",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+    }
+
+
+def own_ip(peer: str | None) -> str:
+    """The address of this node at which others reach it: the one that faces a peer, or that its name stands for."""
+    if peer is None:
+        with suppress(OSError):
+            named = socket.gethostbyname(socket.gethostname())
+            if not named.startswith("127."):
+                return named
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        # Nothing is sent: it only asks which way a packet would take.
+        probe.connect((peer or "192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+    return "127.0.0.1"
+
+
+@contextmanager
+def unknown(say: Callable[[str], None], what: str) -> Iterator[None]:
+    """What can't be found out now is asked again later: Slurm or the file system may be away for a moment."""
+    try:
+        yield
+    except (OSError, ClusterError) as error:
+        say(f"{what}: {error}")
+
+
+def say(text: str) -> None:
+    """Into the job's log; a full disk takes nothing else along."""
+    with suppress(OSError):
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

@@ -1,0 +1,346 @@
+"""What Slurm is asked: partitions, jobs, and a cluster's spec with what Slurm knows filled in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
+from matrix.spec import SlurmCluster
+
+_ASK_S = 20.0
+_NOT_HERE = ("Could not establish a configuration source", "Unable to process configuration file")
+"""What Slurm's own programs say on a machine that has them, but belongs to no Slurm."""
+_OWN_FORMATS = ("SINFO_", "SQUEUE_", "SACCT_", "SCANCEL_", "SLURM_TIME_FORMAT")
+"""Variables by which a user has Slurm's programs list less, or in other words."""
+
+_DEFAULT_HOURS = 24.0
+"""Time limit where there is none."""
+
+WAITING = frozenset(
+    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+)
+"""States of a job that has no nodes yet."""
+LIVING = frozenset({"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"})
+"""States of a job that has nodes."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition of Slurm. CPUs, memory and GPUs are those of its largest node.
+
+    Attributes:
+        name: Its name.
+        is_default: Jobs go there that ask for none.
+        is_up: It starts jobs.
+        nodes: Number of nodes, whatever their state.
+        cpus: CPUs that a job may have of a node.
+        mem_gb: Memory in GB, rounded down.
+        gpus: GPUs of all types.
+        gpu_type: The type of most of them; empty if Slurm has no name for it, or there are none.
+        max_hours: Its time limit; None: it has none.
+    """
+
+    name: str
+    is_default: bool
+    is_up: bool
+    nodes: int
+    cpus: int
+    mem_gb: int
+    gpus: int
+    gpu_type: str
+    max_hours: float | None
+
+
+_ASSUMED = Partition("", True, True, 1_000_000, 64, 1_000_000, 8, "", None)
+"""For a plan on a machine without Slurm."""
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job, or a task of an array.
+
+    Attributes:
+        id: As it was asked for (`123`, `123_0`).
+        state: Slurm's (`PENDING`, `RUNNING`, `CANCELLED`, ...).
+        reason: Why it waits, or why it ended; empty if Slurm has none, or has forgotten it.
+        node: Its nodes in Slurm's notation (`n[1-3]`); empty if it has none.
+        submitted: Unix time; a requeue counts as one.
+        started: Unix time; 0: not yet.
+        ends: Unix time at which it ended, or will at the latest; 0: isn't known.
+    """
+
+    id: str
+    state: str
+    reason: str
+    node: str
+    submitted: float
+    started: float
+    ends: float
+
+
+def partitions() -> list[Partition]:
+    """The partitions that this user may see.
+
+    Raises:
+        ClusterError: Slurm doesn't answer.
+    """
+    return parse_partitions(_ask("sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%B|%m|%l|%G"))
+
+
+def job_states(ids: Iterable[str]) -> dict[str, JobStatus]:
+    """How jobs are, by their ids (`123`, `123_0` for a task of an array); those that Slurm doesn't know are left out.
+
+    A job that ended some minutes ago is known to Slurm's accounting alone. A task of an array that was cancelled before
+    it started is known to nobody.
+
+    Raises:
+        ClusterError: Slurm doesn't answer.
+    """
+    wanted = set(ids)
+    if not wanted:
+        return {}
+    found = parse_jobs(_ask_jobs("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N|%V|%S|%e", "-j", wanted))
+    if unknown := wanted - found.keys():
+        columns = "JobID,State,NodeList,Submit,Start,End"
+        found |= parse_ended(_ask_jobs("sacct", "-n", "-X", "-P", "-o", columns, "-j", unknown))
+    return {id_: found[id_] for id_ in sorted(wanted & found.keys())}
+
+
+def is_over(state: str) -> bool:
+    """Whether a job in this state never runs again."""
+    return state not in WAITING and state not in LIVING
+
+
+def cancel(ids: Iterable[str]) -> None:
+    """Cancel jobs; those that are over are left as they are.
+
+    Raises:
+        ClusterError: Slurm doesn't answer, or refuses it.
+    """
+    if wanted := sorted(set(ids)):
+        _ask("scancel", "-Q", *wanted)
+
+
+def requeue(job_id: str) -> None:
+    """Have a job start again from its beginning, under its id.
+
+    Raises:
+        ClusterError: Slurm doesn't answer, or refuses it.
+    """
+    _ask("scontrol", "requeue", job_id)
+
+
+def signal_job(job_id: str, name: str) -> None:
+    """Send a signal (`TERM`) to the processes of a job that srun started.
+
+    Raises:
+        ClusterError: Slurm doesn't answer, or there is no such job.
+    """
+    _ask("scancel", f"--signal={name}", job_id)
+
+
+def resolved(spec: SlurmCluster) -> SlurmCluster:
+    """The spec with what Slurm knows instead of None: CPUs, GPUs and memory of a node, the time limit.
+
+    Where the jobs are no jobs of Slurm's (`executor=local` or `debug`), they are those of this machine, without GPUs. A
+    machine without Slurm, which can only plan, assumes nodes of 64 CPUs and 8 GPUs.
+
+    Raises:
+        ConfigError: There is no such partition, or it has less than is asked for.
+        ClusterError: Slurm doesn't answer.
+    """
+    if spec.executor != "slurm":
+        # A process of this machine asks for no memory, and takes part in no partition.
+        cpus, gb = os.cpu_count() or 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**3
+        return _filled(spec, Partition("", True, True, 1, cpus, max(1, gb), 0, "", None))
+    known = _partitions(int(time.monotonic() // 60))
+    if known is None:
+        return _filled(spec, _ASSUMED)
+    workers, problems = _find("cluster.slurm.partition", spec.slurm.partition, known)
+    head, others = _find("cluster.head.partition", spec.head.partition or spec.slurm.partition, known)
+    if spec.head.partition:
+        problems += others
+    full = _filled(spec, workers, head) if workers and head else spec
+    if workers:
+        problems += [
+            *_too_much("cluster.cpus_per_node", full.cpus_per_node, workers.cpus, "CPUs", workers, known),
+            *_too_much("cluster.gpus_per_node", full.gpus_per_node, workers.gpus, "GPUs", workers, known),
+            *_too_much("cluster.mem_gb_per_node", full.mem_gb_per_node, workers.mem_gb, "GB", workers, known),
+        ]
+        if spec.slurm.one_job and spec.workers > workers.nodes:
+            message = f"partition {workers.name} has {workers.nodes} nodes, and cluster.slurm.one_job needs all at once"
+            problems.append(Problem("cluster.workers", spec.workers, message, f"at most {workers.nodes}"))
+    if head:
+        problems += _too_much("cluster.head.cpus", spec.head.cpus, head.cpus, "CPUs", head, known)
+        problems += _too_much("cluster.head.mem_gb", spec.head.mem_gb, head.mem_gb, "GB", head, known)
+    for place in [one for one in dict.fromkeys((workers, head)) if one]:
+        if place.max_hours is not None and spec.max_hours is not None and spec.max_hours > place.max_hours:
+            message = f"the time limit of partition {place.name} is {place.max_hours:g} hours"
+            problems.append(Problem("cluster.max_hours", spec.max_hours, message, f"at most {place.max_hours:g}"))
+    if problems:
+        raise ConfigError(problems)
+    return full
+
+
+def parse_partitions(text: str) -> list[Partition]:
+    """From sinfo's lines: several for a partition whose nodes are of several kinds."""
+    largest: dict[str, Partition] = {}
+    nodes: dict[str, int] = {}
+    for line in text.splitlines():
+        name, up, count, cpus, most_cpus, mem_mb, limit, gres = line.split("|")
+        gpus, gpu_type = parse_gres(gres)
+        some = Partition(
+            name.removesuffix("*"), name.endswith("*"), up == "up", int(count),
+            min(int(cpus), int(most_cpus)) if most_cpus.isdigit() else int(cpus),
+            int(mem_mb) // 1024, gpus, gpu_type, parse_hours(limit),
+        )  # fmt: skip
+        nodes[some.name] = nodes.get(some.name, 0) + some.nodes
+        largest[some.name] = max(largest.get(some.name, some), some, key=lambda one: (one.gpus, one.cpus, one.mem_gb))
+    return [Partition(**{**vars(one), "nodes": nodes[name]}) for name, one in largest.items()]
+
+
+def parse_gres(text: str) -> tuple[int, str]:
+    """GPUs of a node by its generic resources (`gpu:h100:8(S:0-1),nic:2`), and the type of most of them."""
+    by_type: dict[str, int] = {}
+    for some in re.sub(r"\([^)]*\)", "", text).split(","):
+        name, *rest = some.split(":")
+        if name == "gpu":
+            count = int(rest.pop()) if rest and rest[-1].isdigit() else 1
+            kind = next((part for part in rest if part != "no_consume"), "")
+            by_type[kind] = by_type.get(kind, 0) + count
+    return sum(by_type.values()), max(by_type, key=lambda kind: by_type[kind], default="")
+
+
+def parse_hours(text: str) -> float | None:
+    """A time limit (`1-00:00:00`, `30:00`) in hours; None if there is none."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return days * 24 + hours + minutes / 60 + seconds / 3600
+
+
+def parse_jobs(text: str) -> dict[str, JobStatus]:
+    """From squeue's lines, by id."""
+    jobs = {}
+    for line in text.splitlines():
+        id_, state, reason, node, submitted, started, ends = line.split("|")
+        waits = state in WAITING
+        # Of a job that waits they are guesses.
+        times = (_time(submitted), 0.0 if waits else _time(started), 0.0 if waits else _time(ends))
+        jobs[id_] = JobStatus(id_, state, "" if reason == "None" else reason, node, *times)
+    return jobs
+
+
+def parse_ended(text: str) -> dict[str, JobStatus]:
+    """From sacct's lines, by id; of several lines about a job the last one counts."""
+    jobs = {}
+    for line in text.splitlines():
+        id_, state, node, *times = line.split("|")
+        node = "" if node == "None assigned" else node
+        submitted, started, ends = map(_time, times)
+        # `CANCELLED by 0`: the user's id.
+        jobs[id_] = JobStatus(id_, state.split()[0], "", node, submitted, started, ends)
+    return jobs
+
+
+def _time(text: str) -> float:
+    """0 for `N/A`, `Unknown` and `None`."""
+    return float(text) if text.isdigit() else 0.0
+
+
+@lru_cache(maxsize=1)
+def _partitions(_minute: int) -> list[Partition] | None:
+    """The partitions, asked for once a minute (a sweep checks all its jobs at once); None: no Slurm here."""
+    if shutil.which("sinfo") is None:
+        return None
+    try:
+        return partitions()
+    except ClusterError as error:
+        if any(words in str(error) for words in _NOT_HERE):
+            return None
+        raise
+
+
+def _find(key: str, name: str | None, known: Sequence[Partition]) -> tuple[Partition | None, list[Problem]]:
+    """The partition of that name; of several (`a,b`) what a node of any of them has."""
+    names = [one.name for one in known]
+    if name is None:
+        default = next((one for one in known if one.is_default), None)
+        hint = "one of: " + ", ".join(sorted(names))
+        return default, [] if default else [Problem(key, None, "Slurm has no default partition", hint)]
+    problems, found = [], []
+    for part in name.split(","):
+        some = next((one for one in known if one.name == part), None)
+        if some is None:
+            problems.append(Problem(key, name, f"Slurm has no partition {part}", did_you_mean(part, names)))
+        elif not some.nodes:
+            problems.append(Problem(key, name, f"partition {part} has no nodes", "another one"))
+        else:
+            found.append(some)
+    if problems:
+        return None, problems
+    limits = [one.max_hours for one in found if one.max_hours is not None]
+    least = {field: min(getattr(one, field) for one in found) for field in ("nodes", "cpus", "mem_gb", "gpus")}
+    return Partition(**{**vars(found[0]), **least, "name": name, "max_hours": min(limits, default=None)}), []
+
+
+def _filled(spec: SlurmCluster, workers: Partition, head: Partition | None = None) -> SlurmCluster:
+    limits = [one.max_hours for one in (workers, head) if one and one.max_hours is not None]
+    found = {
+        "cpus_per_node": workers.cpus,
+        "gpus_per_node": workers.gpus,
+        "mem_gb_per_node": workers.mem_gb,
+        "max_hours": min(limits, default=_DEFAULT_HOURS),
+    }
+    return spec.model_copy(update={key: value for key, value in found.items() if getattr(spec, key) is None})
+
+
+def _too_much(
+    key: str, wanted: int | None, has: int, what: str, place: Partition, known: Sequence[Partition]
+) -> list[Problem]:
+    if wanted is None or wanted <= has:
+        return []
+    field = {"CPUs": "cpus", "GPUs": "gpus", "GB": "mem_gb"}[what]
+    others = [one.name for one in known if getattr(one, field) >= wanted]
+    hint = f"at most {has}" + (f"; enough has {' or '.join(others)}" if others else "")
+    return [Problem(key, wanted, f"the largest node of partition {place.name} has {has} {what}", hint)]
+
+
+def _ask_jobs(program: str, *words: str | set[str]) -> str:
+    """Ask about jobs: what Slurm doesn't know, or keeps no books about, is no failure."""
+    try:
+        return _ask(program, *(word if isinstance(word, str) else ",".join(sorted(word)) for word in words))
+    except ClusterError as error:
+        if "Invalid job id specified" in str(error) or "accounting storage is disabled" in str(error):
+            return ""
+        raise
+
+
+def _ask(program: str, *words: str) -> str:
+    unset = {name: value for name, value in os.environ.items() if not name.startswith(_OWN_FORMATS)}
+    environment = {**unset, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            [program, *words], env=environment, capture_output=True, text=True, timeout=_ASK_S, check=True
+        )
+    except FileNotFoundError as error:
+        raise ClusterError(f"{program} is not installed here: Slurm is asked from its login node") from error
+    except subprocess.TimeoutExpired as error:
+        raise ClusterError(f"Slurm doesn't answer: {program} took more than {_ASK_S:g} s") from error
+    except subprocess.CalledProcessError as error:
+        said = " ".join(error.stderr.split()) or f"exit code {error.returncode}"
+        raise ClusterError(f"{program}: {said}") from error
+    return done.stdout
+
+
+def resources_of(spec: SlurmCluster) -> dict[str, float]:
+    """PLACEHOLDER."""
+    return dict(spec.resources)
