@@ -22,6 +22,7 @@ from matrix.run.budget import BUDGET_EXIT_CODE, Budget
 from matrix.run.console import Console, Stage, log
 from matrix.run.drivers import Drivers
 from matrix.run.environment import describe_environment
+from matrix.run.exported import exporter
 from matrix.run.progress import Progress, reported
 from matrix.run.report import show_summary
 from matrix.run.rundir import RunDir
@@ -185,9 +186,11 @@ class _Run:
         self, work: Iterator[Work], served: Served, journal: Journal, progress: Progress, budget: Budget
     ) -> None:
         spec = self._spec
+        export = exporter(spec.name, self._dir.run_id)
 
         def track(metrics: dict[str, float]) -> None:
             self._tracker.log(metrics, int(metrics["rows_done"]))
+            export(metrics)
 
         with self._dir.open_metrics() as metrics:
             async with reported(progress, self._console, metrics, track, spec.workload.progress_every_s):

@@ -42,9 +42,14 @@ class Scraper:
         """Close the connections."""
         await self._session.close()
 
-    async def page(self, table: Table) -> bytes:
-        """All that there is to tell now, in Prometheus' text format. What doesn't answer in time is told to be down."""
-        sources = list(self._sources(table))
+    async def page(self, table: Table, *, nodes: bool = True) -> bytes:
+        """All that there is to tell now, in Prometheus' text format. What doesn't answer in time is told to be down.
+
+        Args:
+            table: Replicas and nodes.
+            nodes: Also what the nodes tell; not for a Prometheus that reads them itself.
+        """
+        sources = [source for source in self._sources(table) if nodes or source.is_replica]
         texts = await asyncio.gather(*map(self._read, sources))
         page = Page()
         page.add(self._figures.page(), {})

@@ -88,7 +88,8 @@ class Door:
         elif not _bears(headers, self._secret):
             raise ApiError(401, "the key is missing or wrong: send it as 'Authorization: Bearer KEY'")
         elif name == "metrics" and not rest:
-            await respond(send, 200, await self._scraper.page(self.table), [_PAGE])
+            nodes = b"nodes=0" not in scope["query_string"].split(b"&")
+            await respond(send, 200, await self._scraper.page(self.table, nodes=nodes), [_PAGE])
         elif path == b"/v1/models" and scope["method"] == "GET":
             await respond_json(send, self.table.models())
         elif name == "v1":

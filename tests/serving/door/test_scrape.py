@@ -43,6 +43,11 @@ async def test_one_page_of_replicas_nodes_and_the_door(client: Client) -> None:
         nodes = [{"name": "n1", "metrics_url": f"{n}/metrics"}]
         await client.tell(route("a", f"{a}/v1"), route("empty"), nodes=nodes)
         answer = await client.get("/metrics")
+        asked = len(keys)
+        without_nodes = (await client.get("/metrics?nodes=0")).content
+        assert keys[asked:] == [AUTH["Authorization"]], "nodes aren't even asked"
+    assert "ray_tasks" not in without_nodes
+    assert "matrix_requests_running" in without_nodes
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     found = {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -54,7 +59,7 @@ async def test_one_page_of_replicas_nodes_and_the_door(client: Client) -> None:
     assert found["ray_tasks", (("node", "n1"),)] == 3
     assert found["matrix_replicas", (("app", "empty"),)] == 0
     assert found["matrix_scrape_up", (("app", "a"), ("replica", name))] == 1
-    assert sorted(keys, key=str) == [AUTH["Authorization"], None]
+    assert sorted(keys[:asked], key=str) == [AUTH["Authorization"], None]
 
 
 async def test_what_does_not_answer_is_down_and_delays_nobody(client: Client) -> None:
