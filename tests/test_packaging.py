@@ -72,7 +72,7 @@ def test_the_wheel_holds_the_package_and_its_config_and_nothing_else(wheel: Path
     names = set(zipfile.ZipFile(wheel).namelist())
     of_package = {path.as_posix() for path in files() if path.parts[0] == "matrix"}
     of_config = {f"matrix/{path.as_posix()}" for path in files() if path.parts[0] == "conf"}
-    assert {"matrix/__init__.py", "matrix/py.typed"} <= of_package
+    assert {"matrix/__init__.py", "matrix/py.typed", "matrix/cluster/dashboards/cluster.json"} <= of_package
     assert "matrix/conf/config.yaml" in of_config
     assert any(PurePosixPath(name).match("matrix/conf/model/*.yaml") for name in of_config)
     assert {name for name in names if ".dist-info/" not in name} == of_package | of_config

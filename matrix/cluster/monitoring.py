@@ -26,6 +26,8 @@ from matrix.cluster.states import Node, write
 
 HOST = "127.0.0.1"
 _KEEP = ("--storage.tsdb.retention.time=7d", "--storage.tsdb.retention.size=2GB")
+# Of Ray's own calls: half of the thousand and more lines of each node, and on no dashboard.
+_LEFT_OUT = "ray_(grpc|operation)_.*"
 # Where packages put them, if a job's PATH doesn't have it.
 _PLACES = ("/usr/local/bin", "/usr/bin", "/usr/sbin", "/usr/share/grafana/bin")
 _LAST_LINES = 5
@@ -78,7 +80,7 @@ class Monitoring:
         self._private.mkdir(parents=True, exist_ok=True, mode=0o700)
         shown = grafana.write_dashboards(self._folder)
         ports = {}
-        collector, server = _find("prometheus"), _find("grafana-server") or _find("grafana")
+        collector, server = _find("prometheus"), _find("grafana") or _find("grafana-server")
         if collector is None:
             self._say(_NO_PROMETHEUS)
         else:
@@ -144,7 +146,8 @@ class Monitoring:
         with self._log(name).open("wb") as output:
             self._running[name] = subprocess.Popen(
                 command,
-                env={**os.environ, MARK: self._mark},
+                # Nothing of the head's: Ray's token is there, and Grafana takes settings from variables.
+                env={MARK: self._mark, "PATH": os.environ.get("PATH", os.defpath)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -171,7 +174,11 @@ class Monitoring:
             self._tell(name, [])
         config = self._private / "prometheus.yml"
         jobs = [
-            {"job_name": "nodes", "file_sd_configs": [{"files": [str(self._private / "nodes.json")]}]},
+            {
+                "job_name": "nodes",
+                "file_sd_configs": [{"files": [str(self._private / "nodes.json")]}],
+                "metric_relabel_configs": [{"source_labels": ["__name__"], "regex": _LEFT_OUT, "action": "drop"}],
+            },
             {
                 "job_name": "apps",
                 # The nodes are read by themselves: as many at a time as there are, and not counted twice.

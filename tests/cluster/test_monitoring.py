@@ -113,10 +113,18 @@ def test_the_front_door_is_asked_with_the_key_and_without_the_nodes(watched: Wat
     assert watched.targets("apps") == {}
 
 
-def test_both_listen_on_loopback_only(watched: Watched, binaries: Path) -> None:
+def test_both_listen_on_loopback_only_and_see_no_secret(
+    watched: Watched, binaries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stand_in(binaries, "prometheus")
     stand_in(binaries, "grafana")
+    monkeypatch.setenv("GF_SERVER_HTTP_ADDR", "0.0.0.0")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     ports = watched.monitoring.start()
+    for process in watched.monitoring._running.values():
+        environ = Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert b"RAY_AUTH_TOKEN" not in environ
+        assert b"GF_SERVER" not in environ
     assert f"--web.listen-address=127.0.0.1:{ports['prometheus']}" in arguments(binaries, "prometheus")
     server, *options = arguments(binaries, "grafana")
     assert server == "server"
