@@ -8,6 +8,7 @@ whoever changes `cluster.json` or starts or ends a cluster. Only its user can re
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -110,6 +111,14 @@ class ClusterFolder:
         """Note that workers should go; the caller holds the lock."""
         workers = self.cluster().workers
         self.change(workers=tuple(replace(w, wanted=w.wanted and w.job_id not in job_ids) for w in workers))
+
+    def front_door(self) -> str | None:
+        """Base URL of the front door, as the observer sees it."""
+        try:
+            found: str | None = json.loads(self.ray.read_text())["front_door"]
+        except (FileNotFoundError, ValueError):
+            return None
+        return found
 
     def head(self) -> Node | None:
         """How the head is; None before its job starts."""

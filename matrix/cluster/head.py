@@ -15,6 +15,7 @@ from pathlib import Path
 from matrix.cluster import jobs
 from matrix.cluster.folder import ClusterFolder
 from matrix.cluster.inside import Commands
+from matrix.cluster.monitoring import Monitoring
 from matrix.cluster.node import Heartbeat, RayNode, Signals, own_ip, say, start_child, unknown
 from matrix.cluster.states import Node
 from matrix.cluster.workers import Workers
@@ -26,6 +27,7 @@ _WORKERS_S = 5.0
 _LEAVE_S = 40.0
 """Seconds that commands get to stop, once the head has to go."""
 _OBSERVER_DEATHS = 5
+_TELL_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class _Head:
             raise
         self._commands = Commands(self._folder, ray.environment, self._job, say)
         self._observer = _Observer(self._folder, ray)
-        self._monitoring = _Monitoring(self._folder, ray) if self._spec.monitoring else None
+        self._monitoring = _Watched(self._folder, ray) if self._spec.monitoring else None
         self._beat.set(
             phase="up",
             node_id=ray.where["node_id"],
@@ -161,7 +163,7 @@ class _Head:
             with unknown(say, "The job can't be put back into the queue"):
                 jobs.put_back()
                 return
-        self._give_up()
+        self._give_up(retires=why != _STOPPED)
         self._beat.close(phase="failed" if why == _RAY_ENDED else "ended", detail=why, address="")
 
     def _may_come_back(self) -> bool:
@@ -173,13 +175,14 @@ class _Head:
             return jobs.may_come_back(self._spec.executor, self._job)
         return False
 
-    def _give_up(self) -> None:
-        """The cluster ends with its head: its workers go, and so does what is secret."""
+    def _give_up(self, *, retires: bool = True) -> None:
+        """The cluster ends with its head: its workers go, and so does what is secret, unless a command sees to that."""
         with unknown(say, "The workers can't be ended"):
             workers = [worker.job_id for worker in self._folder.cluster().workers]
             jobs.cancel(self._spec.executor, workers)
-        with unknown(say, "The cluster's folder can't be cleared away"), self._folder.lock():
-            self._folder.retire()
+        if retires:
+            with unknown(say, "The cluster's folder can't be cleared away"), self._folder.lock():
+                self._folder.retire()
 
 
 class _Observer:
@@ -203,17 +206,31 @@ class _Observer:
             )
 
 
-class _Monitoring:
-    """Placeholder."""
+class _Watched:
+    """Monitoring, told of nodes that come and go."""
 
     def __init__(self, folder: ClusterFolder, ray: RayNode) -> None:
-        self.ports: dict[str, int] = {}
+        self._folder, self._told_at = folder, 0.0
+        self._monitoring = Monitoring(folder.path, ray.temp_dir, self._key, say)
+        self.ports = self._monitoring.start()
 
-    def look(self, node: Node) -> None:
-        """Nothing."""
+    def look(self, head: Node) -> None:
+        """Tell it who is there, now and then."""
+        if time.monotonic() - self._told_at < _TELL_S:
+            return
+        self._told_at = time.monotonic()
+        with unknown(say, "Monitoring can't be told of the nodes"):
+            workers = self._folder.cluster().workers
+            nodes = [head, *self._folder.nodes().values()]
+            partitions = {worker.job_id: worker.partition for worker in workers}
+            self._monitoring.update(nodes, self._folder.front_door(), partitions)
 
     def end(self) -> None:
-        """Nothing."""
+        """End it; returns when it is gone."""
+        self._monitoring.end()
+
+    def _key(self) -> str | None:
+        return self._folder.key.read_text() if self._folder.key.is_file() else None
 
 
 _RAY_ENDED = "Ray's own process ended"
