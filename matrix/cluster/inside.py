@@ -24,7 +24,7 @@ _STOP_S = 60.0
 _KILL_S = 10.0
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
 # Where a process is, and what its shell or scheduler told it: not the command's business on another node.
-_OF_THE_PLACE = ("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_", "RAY_", "HOSTNAME", "XDG_RUNTIME_DIR", "DISPLAY", "SSH_")
+_OF_THE_PLACE = ("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_", "RAY_", "HOSTNAME", "TMPDIR", "XDG_", "DISPLAY", "SSH_")
 
 
 @dataclass

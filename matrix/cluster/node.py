@@ -51,7 +51,10 @@ class RayNode:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self.environment = {**os.environ, **ray_environment(token), MARK: mark}
+        own = self.temp_dir / "tmp"
+        own.mkdir()
+        # What processes that are killed leave in their folder for temporary files goes with the node's.
+        self.environment = {**os.environ, **ray_environment(token), MARK: mark, "TMPDIR": str(own)}
         given = {**options, "temp_dir": str(self.temp_dir)}
         command = [sys.executable, "-m", "matrix.cluster.raylet", json.dumps(given)]
         try:
