@@ -36,7 +36,7 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 # Mappings whose keys are the engine's own names: an override may add to them without Hydra's `+`.
 _OPEN = re.compile(
     r"(apps\.[^.=]+\.)?(engine\.args|engine\.env|engine\.resources|model\.args)\.|sampling\.extra\.|"
-    r"cluster\.slurm\.args\.|cluster\.resources\."
+    r"cluster\.slurm\.args\.|(cluster|workload)\.resources\."
 )
 _APP_GROUP = re.compile(r"apps\.(?P<app>[^.=]+)\.(?P<group>engine|model)=(?P<options>[^{\[].*)")
 

@@ -40,6 +40,12 @@ SERVER = ("engine=openai", "engine.api_key_env=null")
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONFIG_DIR, group).glob("*.yaml"))]
 
 
+@pytest.fixture(autouse=True)
+def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes of `cluster=slurm` are those that a machine without Slurm assumes."""
+    monkeypatch.setenv("SLURM_CONF", "/dev/null")
+
+
 def problems(*overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as raised:
         compose_spec(["tracker=none", *overrides])

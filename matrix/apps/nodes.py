@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matrix.spec import AttachCluster, ClusterSpec, EngineSpec, LocalCluster, SglangEngine, SlurmCluster, VllmEngine
+from matrix.spec.cluster import resources_of
 
 
 @dataclass(frozen=True)
@@ -19,25 +20,38 @@ class Node:
         name: What messages call it.
         total: What it has, by Ray's names (`CPU`, `GPU`); infinite where it isn't known.
         available: What of it is free.
+        others: How much it has of each other resource; infinite where that isn't known.
     """
 
     name: str
     total: Mapping[str, float]
     available: Mapping[str, float]
+    others: float = 0.0
 
 
 def nodes_of(cluster: ClusterSpec) -> list[Node]:
-    """The nodes of a cluster by its spec, all free; the CPUs of an attached one aren't known before it is asked."""
-    gpus = gpus_per_node(cluster)
+    """The nodes of a cluster by its spec, all free; of an attached one only the GPUs are known before it is asked.
+
+    Args:
+        cluster: The cluster; one on Slurm is `resolved`.
+    """
+    labels: dict[str, float] = {}
+    others = 0.0
     match cluster:
         case LocalCluster():
             names, cpus = ["this machine"], float(cluster.cpus or os.cpu_count() or 1)
         case SlurmCluster():
-            names, cpus = [f"worker-{number + 1}" for number in range(cluster.workers)], float(cluster.cpus_per_node)
+            names, cpus = (
+                [f"worker-{number + 1}" for number in range(cluster.workers)],
+                float(cluster.cpus_per_node or 0),
+            )
+            asked = cluster.slurm
+            labels = resources_of(cluster, asked.partition or "", asked.account or "", asked.qos or "")
         case AttachCluster():
             names, cpus = [f"node-{number + 1}" for number in range(cluster.nodes)], math.inf
-    total = {"CPU": cpus, "GPU": float(gpus)}
-    return [Node(name, total, total) for name in names]
+            others = math.inf
+    total = {"CPU": cpus, "GPU": float(gpus_per_node(cluster)), **labels}
+    return [Node(name, total, total, others) for name in names]
 
 
 def gpus_of_this_machine() -> int:

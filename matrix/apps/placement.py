@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from matrix.apps.nodes import Node, on_cpu
@@ -12,6 +12,7 @@ from matrix.spec import AppSpec, EngineSpec, Gateway, ModelSpec, OpenAIEngine, S
 Bundle = dict[str, float]
 """Resources that a replica needs on one node, by Ray's names."""
 
+_MACHINE = ("GPU", "CPU")
 _NAMED = 8
 """Nodes that a message names."""
 _GRAIN = 1e-4
@@ -111,19 +112,22 @@ def bundles_of(engine: EngineSpec, model: ModelSpec, *, cpu: bool, gpus_per_node
         gpus_per_node: GPUs of the largest node.
     """
     if cpu or not isinstance(engine, VllmEngine | SglangEngine):
-        return [{"CPU": engine.cpus}]
+        return [{"CPU": engine.cpus, **engine.resources}]
     parallel = parallel_of(engine, model)
     nodes = parallel.nodes(gpus_per_node)
     gpus = parallel.gpus // nodes
-    return [{"GPU": float(gpus), "CPU": engine.cpus * gpus} for _ in range(nodes)]
+    return [{"GPU": float(gpus), "CPU": engine.cpus * gpus, **engine.resources} for _ in range(nodes)]
 
 
 def order(apps: Mapping[str, AppSpec], *, gpus_per_node: float) -> dict[str, AppSpec]:
-    """The apps in the order in which they should be placed: large groups of GPUs first, small ones fill the rest."""
+    """The apps in the order in which they should be placed: large groups of GPUs first, small ones fill the rest.
 
-    def size(name: str) -> tuple[float, float]:
+    Of those of one size the ones that are pinned to some nodes come first.
+    """
+
+    def size(name: str) -> tuple[float, float, bool]:
         gpus = [bundle.get("GPU", 0) for bundle in _bundles(apps[name], gpus_per_node)]
-        return max(gpus), sum(gpus)
+        return max(gpus), sum(gpus), bool(apps[name].engine.resources)
 
     return {name: apps[name] for name in sorted(apps, key=size, reverse=True)}
 
@@ -137,7 +141,7 @@ def plan(nodes: Sequence[Node], apps: Mapping[str, AppSpec], *, gpu_memory_gb: f
         gpu_memory_gb: Memory of one GPU.
     """
     gpus_per_node = _gpus_per_node(nodes)
-    left, placements, unplaced = list(nodes), list[Placement](), list[Unplaced]()
+    left, placements, unplaced = {node.name: node for node in nodes}, list[Placement](), list[Unplaced]()
     for name, app in order(apps, gpus_per_node=gpus_per_node).items():
         replicas, bundles = app.engine.replicas, _bundles(app, gpus_per_node)
         memory = None
@@ -146,15 +150,34 @@ def plan(nodes: Sequence[Node], apps: Mapping[str, AppSpec], *, gpu_memory_gb: f
             memory = memory_of(app.engine, app.model, cpu=cpu, gpu_memory_gb=gpu_memory_gb)
         if replicas.min == 0:
             placements.append(Placement(name, 0, app, bundles, [], memory))
+        places = _places(left, bundles)
         for number in range(1, replicas.min + 1):
-            why = missing(left, bundles)
-            if why:
+            chosen = next(places, None)
+            if chosen is None:
+                why = missing(list(left.values()), bundles) or ""
                 unplaced.append(Unplaced(name, number, replicas.min, why))
                 break
-            chosen = _choose(left, bundles)
-            placements.append(Placement(name, number, app, bundles, list(chosen), memory))
-            left = [_without(node, chosen.get(node.name, {})) for node in left]
-    return Plan(left, placements, unplaced)
+            placements.append(Placement(name, number, app, bundles, chosen, memory))
+    return Plan(list(left.values()), placements, unplaced)
+
+
+def _places(left: dict[str, Node], bundles: Sequence[Bundle]) -> Iterator[list[str]]:
+    """The nodes of one replica after another, each where it leaves least, until there is no more room.
+
+    Its bundles are alike. So the fullest node with room stays the fullest as long as it has room, and the nodes are
+    sorted once: there may be thousands of both.
+
+    Args:
+        left: The nodes by name; what is taken of them is taken away here.
+        bundles: What a replica needs, each bundle on a node of its own.
+    """
+    bundle, number = bundles[0], len(bundles)
+    room = sorted((node for node in left.values() if _has(node, bundle)), key=_free_of_gpus)
+    while len(room) >= number:
+        chosen = [_without(node, bundle) for node in room[:number]]
+        left |= {node.name: node for node in chosen}
+        yield [node.name for node in chosen]
+        room[:number] = [node for node in chosen if _has(node, bundle)]
 
 
 def missing(nodes: Sequence[Node], bundles: Sequence[Bundle]) -> str | None:
@@ -185,13 +208,17 @@ def _choose(nodes: Sequence[Node], bundles: Sequence[Bundle]) -> dict[str, Bundl
     for bundle in bundles:
         fit = [node for node in nodes if node.name not in chosen and _has(node, bundle)]
         if fit:
-            best = min(fit, key=lambda node: (node.available.get("GPU", 0), node.available.get("CPU", 0)))
+            best = min(fit, key=_free_of_gpus)
             chosen[best.name] = bundle
     return chosen
 
 
+def _free_of_gpus(node: Node) -> tuple[float, float]:
+    return node.available.get("GPU", 0), node.available.get("CPU", 0)
+
+
 def _has(node: Node, bundle: Bundle) -> bool:
-    return all(node.available.get(name, 0) + _GRAIN >= amount for name, amount in bundle.items())
+    return all(node.available.get(name, node.others) + _GRAIN >= amount for name, amount in bundle.items())
 
 
 def _without(node: Node, bundle: Bundle) -> Node:
@@ -215,7 +242,8 @@ def _free(node: Node, names: Sequence[str]) -> str:
 
 
 def _used(node: Node) -> str:
-    used = {name: node.total[name] - node.available[name] for name in node.total if 0 < node.total[name] < float("inf")}
+    known = (name for name, has in node.total.items() if 0 < has < float("inf"))
+    used = {name: taken for name in known if (taken := node.total[name] - node.available[name]) or name in _MACHINE}
     return ", ".join(f"{used[name]:g} of {node.total[name]:g} {name}" for name in sorted(used, reverse=True)) or "-"
 
 

@@ -13,9 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 from matrix.check.engines import check_app_names, check_engine
 from matrix.check.fit import check_fit, check_room
 from matrix.check.problems import type_problem, union_member
+from matrix.check.resources import check_resources
 from matrix.check.sections import check_cluster, check_data, check_pipeline, check_workload
-from matrix.errors import Problem, did_you_mean
-from matrix.spec import AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec
+from matrix.check.slurm import check_slurm
+from matrix.cluster.slurm import resolved
+from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
+from matrix.spec import AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec, SlurmCluster
 from matrix.tracking.tracker import check_tracker
 
 __all__ = ["check"]
@@ -52,6 +55,17 @@ def check(config: Mapping[str, Any]) -> tuple[RunSpec | None, list[Problem]]:
             sections[name] = TypeAdapter(annotation).validate_python(given)
         except ValidationError as error:
             problems += [type_problem((*place, *detail["loc"]), detail, config) for detail in error.errors()]
+    if isinstance(cluster := sections.get("cluster"), SlurmCluster):
+        problems += check_slurm(cluster)
+        try:
+            # Of its nodes the rules need to know what Slurm says.
+            sections["cluster"] = resolved(cluster)
+        except ConfigError as error:
+            problems += error.problems
+            del sections["cluster"]
+        except ClusterError as error:
+            problems.append(Problem("cluster.kind", "slurm", str(error)))
+            del sections["cluster"]
     spec = None if problems else RunSpec.model_construct(**sections)
     for needed, rule in _RULES:
         if all(name in sections for name in needed):
@@ -84,6 +98,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., list[Problem]]], ...] = (
     (("cluster", "engine", "model"), _fit),
     (("cluster", "apps"), _apps_fit),
     (("cluster", "engine", "model", "apps", "plan"), check_room),
+    (("cluster", "engine", "apps", "workload"), check_resources),
     (("workload", "model", "engine"), check_workload),
     (("pipeline",), check_pipeline),
     (("tracker",), check_tracker),

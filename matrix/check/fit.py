@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from matrix.apps.nodes import gpus_per_node, nodes_of, on_cpu
 from matrix.apps.placement import apps_of, plan
 from matrix.apps.sizes import CONTEXT, DATA, PIPELINE, TENSOR, ModelEngine, context_of, memory_of, parallel_of
+from matrix.check.resources import check_pins
 from matrix.errors import Problem
 from matrix.spec import (
     AppSpec,
@@ -43,6 +44,7 @@ def check_room(
     everything = apps_of(engine, model, apps)
     prefixes = {name: f"apps.{name}." if apps.get(name) is app else "" for name, app in everything.items()}
     alone = [check_fit(prefixes[name], cluster, app.engine, app.model) for name, app in everything.items()]
+    alone += [list(check_pins("", app.engine.resources, cluster)) for app in everything.values()]
     # What doesn't fit by itself was said already.
     if plan_only or any(alone):
         return []

@@ -160,7 +160,7 @@ def resolved(spec: SlurmCluster) -> SlurmCluster:
         # A process of this machine asks for no memory, and takes part in no partition.
         cpus, gb = os.cpu_count() or 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**3
         return _filled(spec, Partition("", True, True, 1, cpus, max(1, gb), 0, "", None))
-    known = _partitions(int(time.monotonic() // 60))
+    known = _partitions(int(time.monotonic() // 60), os.environ.get("SLURM_CONF"))
     if known is None:
         return _filled(spec, _ASSUMED)
     workers, problems = _find("cluster.slurm.partition", spec.slurm.partition, known)
@@ -257,7 +257,7 @@ def _time(text: str) -> float:
 
 
 @lru_cache(maxsize=1)
-def _partitions(_minute: int) -> list[Partition] | None:
+def _partitions(_minute: int, _conf: str | None) -> list[Partition] | None:
     """The partitions, asked for once a minute (a sweep checks all its jobs at once); None: no Slurm here."""
     if shutil.which("sinfo") is None:
         return None

@@ -103,7 +103,8 @@ class Drivers:
         import ray
 
         # No CPU of its own: it must find room beside engines, and waits for them most of the time.
-        options = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "max_concurrency": 1000}
+        options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "max_concurrency": 1000}
+        options["resources"] = self._spec.workload.resources
         actor = ray.remote(**options)(Driver).remote(self._spec, self._served, self._run_dir, seat.name)
         await actor.open.remote()
         seat.actor = actor

@@ -35,9 +35,10 @@ _OTHER_INPUTS = "give the old content, or another run.dir"
 _FREE_OF_MODEL = ("price", "kv_bytes_per_token")
 _FREE_OF_ENGINE = frozenset(
     {
-        "replicas", "device", "cpus", "kv_cache_gb", "env", "grpc", "python", "start_timeout_s", "drain_timeout_s",
-        "hang_timeout_s", "base_url", "api_key_env", "token_file", "api_version", "region", "profile", "role_arn",
-        "project", "location", "requests_per_minute", "tokens_per_minute", "timeout_s", "max_attempts",
+        "replicas", "device", "cpus", "resources", "kv_cache_gb", "env", "grpc", "python", "start_timeout_s",
+        "drain_timeout_s", "hang_timeout_s", "base_url", "api_key_env", "token_file", "api_version", "region",
+        "profile", "role_arn", "project", "location", "requests_per_minute", "tokens_per_minute", "timeout_s",
+        "max_attempts",
     }
 )  # fmt: skip
 

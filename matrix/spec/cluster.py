@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -88,6 +89,24 @@ class SlurmCluster(Spec):
     """Ray's dashboard, on the head's loopback."""
     monitoring: bool = False
     """Prometheus and Grafana on the head's loopback."""
+
+
+_LABEL = 10000.0
+"""Amount of a label: as many replicas as a node can hold may each take 1 of it."""
+
+
+def resources_of(cluster: SlurmCluster, partition: str, account: str, qos: str) -> dict[str, float]:
+    """Logical resources of a worker: labels that say where it was asked for, and those that the user gives.
+
+    Args:
+        cluster: What the worker was asked for with.
+        partition: Its partition; empty: Slurm's default, which is no label.
+        account: Its account, or empty.
+        qos: Its quality of service, or empty.
+    """
+    asked = {"partition": partition, "account": account, "qos": qos}
+    labels = {re.sub(r"\W", "_", f"{key}_{name}", flags=re.ASCII): _LABEL for key, name in asked.items() if name}
+    return {**labels, **cluster.resources}
 
 
 class AttachCluster(Spec):

@@ -56,6 +56,8 @@ class AppEngine(Spec):
     """CPUs that Ray sets aside for a replica (per GPU on GPUs)."""
     env: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = {}
     """Environment of the engine process, on top of what matrix sets."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Logical resources that a replica takes on each of its nodes, which pin it to nodes that have them."""
     grpc: bool = False
     """Whether its replicas take gRPC, too."""
     start_timeout_s: float = Field(default=1800, gt=0)

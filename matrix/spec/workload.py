@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -159,5 +159,7 @@ class WorkloadSpec(Spec):
     """Talk gRPC to the app's replicas (`engine.grpc=true`) instead of HTTP."""
     drivers: int = Field(default=1, gt=0)
     """Processes that share the rows."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Logical resources that each of several drivers takes, which pin it to nodes that have them."""
     progress_every_s: float = Field(default=5, gt=0)
     """Seconds between log lines (without a terminal) and between records in metrics.jsonl."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from matrix.apps.nodes import Node, nodes_of
 from matrix.apps.placement import apps_of, bundles_of, missing, order, plan
 from matrix.apps.sizes import context_of, kv_bytes_per_token, memory_of, number, parallel_of, weights_gb
 from matrix.spec import AppSpec, AttachCluster, EngineSpec, LocalCluster, ModelSpec, SlurmCluster, VllmEngine
+from matrix.spec.cluster import SlurmOptions, resources_of
 
 ENGINE: TypeAdapter[EngineSpec] = TypeAdapter(EngineSpec)
 
@@ -175,14 +177,57 @@ def test_the_table_says_where_and_how_large() -> None:
 def test_nodes_of_a_spec() -> None:
     local = LocalCluster(kind="local", cpus=3, gpus_per_node=2)
     assert nodes_of(local) == [Node("this machine", {"CPU": 3, "GPU": 2}, {"CPU": 3, "GPU": 2})]
-    slurm = SlurmCluster(kind="slurm", workers=2, cpus_per_node=4, gpus_per_node=8, gpu_memory_gb=80, max_hours=1)
-    assert [(node.name, node.total["GPU"]) for node in nodes_of(slurm)] == [("worker-1", 8), ("worker-2", 8)]
+    slurm = SlurmCluster(kind="slurm", workers=2, cpus_per_node=4, gpus_per_node=8)
+    total = {"CPU": 4, "GPU": 8}
+    assert nodes_of(slurm) == [Node("worker-1", total, total), Node("worker-2", total, total)]
     # Nothing is said of its CPUs, so nothing is refused for them.
     attach = nodes_of(AttachCluster(kind="attach", address="auto", nodes=1, gpus_per_node=1))
     made = plan(attach, {"a": app(cpus=1000)}, gpu_memory_gb=80)
     assert not made.problems
     assert "1 of 1 GPU" in made.table()
     assert "inf" not in made.table()
+
+
+def test_workers_have_labels_and_what_the_user_gives() -> None:
+    asked = SlurmOptions(partition="gpu-a", account="me")
+    cluster = SlurmCluster(
+        kind="slurm", cpus_per_node=4, gpus_per_node=1, slurm=asked, resources={"fast": 1, "account_me": 2}
+    )
+    (node,) = nodes_of(cluster)
+    assert node.total == {"CPU": 4, "GPU": 1, "partition_gpu_a": 10000, "account_me": 2, "fast": 1}
+    assert resources_of(cluster, "b,c", "", "high.é") == {
+        "partition_b_c": 10000, "qos_high__": 10000, "fast": 1, "account_me": 2
+    }  # fmt: skip
+
+
+def test_an_app_is_pinned_to_nodes_with_its_resources() -> None:
+    pinned = app(tp=8, pp=2, resources={"fast": 1, "a": 0.5})
+    assert bundles(pinned) == [{"GPU": 8, "CPU": 8, "fast": 1, "a": 0.5}] * 2
+    assert bundles(app("simulated", resources={"fast": 1})) == [{"CPU": 1, "fast": 1}]
+
+    plain, fast = {"GPU": 8.0, "CPU": 64.0}, {"GPU": 8.0, "CPU": 64.0, "fast": 1.0}
+    nodes = [Node("a", fast, fast), Node("b", plain, plain)]
+    apps = {"free": app(tp=8), "pinned": app(tp=8, resources={"fast": 1})}
+    made = plan(nodes, apps, gpu_memory_gb=80)
+    # Though the other one was named first, and would have taken the first node.
+    assert {one.app: one.nodes for one in made.placements} == {"pinned": ["a"], "free": ["b"]}
+    assert "8 GPU, 8 CPU, 1 fast" in made.table()
+    made = plan(nodes, {"pinned": app(replicas=2, resources={"fast": 1})}, gpu_memory_gb=80)
+    assert made.problems == ["pinned: replica 2 of 2 needs 1 fast; a has 0 of 1 free, b has 0 of 0 free"]
+    # What the nodes of a cluster have that isn't known yet.
+    attach = nodes_of(AttachCluster(kind="attach", address="auto", gpus_per_node=1))
+    assert not plan(attach, {"pinned": app(resources={"fast": 1})}, gpu_memory_gb=80).problems
+
+
+def test_a_large_cluster_is_planned_in_no_time() -> None:
+    cluster = SlurmCluster(kind="slurm", workers=1000, cpus_per_node=64, gpus_per_node=8)
+    apps = {"small": app(replicas=2000), "large": app(tp=8, pp=2, replicas=250), "middle": app(tp=4, replicas=500)}
+    began = time.process_time()
+    made = plan(nodes_of(cluster), apps, gpu_memory_gb=80)
+    assert not made.problems
+    assert len(made.placements) == 2750
+    assert not any(node.available["GPU"] for node in made.nodes)
+    assert time.process_time() - began < 2
 
 
 def test_servers_of_others_are_no_app_but_under_apps() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from matrix.check import check
 from matrix.compose import compose_spec
 
-SLURM = {"kind": "slurm", "workers": 1, "cpus_per_node": 64, "gpus_per_node": 8, "gpu_memory_gb": 80, "max_hours": 1}
+# Not `executor=slurm`, which would ask the Slurm of the machine that the tests run on.
+SLURM = {"kind": "slurm", "executor": "local", "workers": 1, "cpus_per_node": 64, "gpus_per_node": 8}
 MODEL = {"name": "m", "source": "org/name", "parameters_b": 8, "context_length": 8192, "kv_bytes_per_token": 131072}
 API = {"name": "api"}
 
@@ -21,7 +22,12 @@ def _default() -> dict[str, Any]:
 
 def problems(**sections: Any) -> list[str]:
     """What is wrong with a config whose sections are these, else the default ones."""
-    return [str(problem) for problem in check({**copy.deepcopy(_default()), **sections})[1]]
+    return [str(problem) for problem in check(config(**sections))[1]]
+
+
+def config(**sections: Any) -> dict[str, Any]:
+    """A config whose sections are these, else the default ones."""
+    return {**copy.deepcopy(_default()), **sections}
 
 
 def on_gpus(engine: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **cluster: Any) -> list[str]:

@@ -90,7 +90,7 @@ def test_jobs_that_only_the_accounting_knows() -> None:
 
 
 def resolve(monkeypatch: pytest.MonkeyPatch, sinfo: str, **spec: Any) -> SlurmCluster:
-    monkeypatch.setattr(slurm, "_partitions", lambda _minute: parse_partitions(sinfo))
+    monkeypatch.setattr(slurm, "_partitions", lambda *_asked: parse_partitions(sinfo))
     return resolved(SlurmCluster.model_validate({"kind": "slurm", "head": {"mem_gb": 4}} | spec))
 
 

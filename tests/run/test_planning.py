@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from tests.command import run
 
+# Whatever Slurm this machine has: nodes are as a machine without one assumes them.
+NO_SLURM = {"SLURM_CONF": "/dev/null"}
+
 
 def test_a_plan_is_printed_and_nothing_is_made(tmp_path: Path) -> None:
-    done = run(tmp_path, "plan=true", "cluster=slurm", "cluster.workers=2", "model=llama405b")
+    done = run(tmp_path, "plan=true", "cluster=slurm", "cluster.workers=2", "model=llama405b", **NO_SLURM)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("app ")
@@ -18,12 +22,21 @@ def test_a_plan_is_printed_and_nothing_is_made(tmp_path: Path) -> None:
 
 
 def test_what_has_no_room_is_said_and_the_command_fails(tmp_path: Path) -> None:
-    done = run(tmp_path, "plan=true", "cluster=slurm", "model=llama70b", "engine.replicas=3")
+    done = run(tmp_path, "plan=true", "cluster=slurm", "model=llama70b", "engine.replicas=3", **NO_SLURM)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == (
         "no room for llama70b: replica 3 of 3 needs 4 GPU; worker-1 has 0 of 8 free"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thousand_nodes_are_planned_in_seconds(tmp_path: Path) -> None:
+    began = time.monotonic()
+    overrides = ("cluster=slurm", "cluster.workers=1000", "model=llama8b", "engine.replicas=8000")
+    done = run(tmp_path, "plan=true", *overrides, **NO_SLURM)
+    assert time.monotonic() - began < 5
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["worker-1000", *["8", "of", "8", "GPU,", "8", "of", "64", "CPU"]]
 
 
 def test_a_server_that_is_there_is_not_placed(tmp_path: Path) -> None:
