@@ -16,7 +16,7 @@ from matrix.check.problems import type_problem, union_member
 from matrix.check.resources import check_resources
 from matrix.check.sections import check_cluster, check_data, check_pipeline, check_workload
 from matrix.check.slurm import check_slurm
-from matrix.cluster.slurm import resolved
+from matrix.cluster.resolve import resolved
 from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
 from matrix.spec import AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec, SlurmCluster
 from matrix.tracking.tracker import check_tracker

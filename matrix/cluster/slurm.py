@@ -1,27 +1,18 @@
-"""What Slurm is asked: partitions, jobs, and a cluster's spec with what Slurm knows filled in."""
+"""What Slurm is asked: its partitions, and jobs."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
-from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
-from matrix.spec import SlurmCluster
+from matrix.errors import ClusterError
 
 _ASK_S = 20.0
-_NOT_HERE = ("Could not establish a configuration source", "Unable to process configuration file")
-"""What Slurm's own programs say on a machine that has them, but belongs to no Slurm."""
 _OWN_FORMATS = ("SINFO_", "SQUEUE_", "SACCT_", "SCANCEL_", "SLURM_TIME_FORMAT")
 """Variables by which a user has Slurm's programs list less, or in other words."""
-
-_DEFAULT_HOURS = 24.0
-"""Time limit where there is none."""
 
 WAITING = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
@@ -58,10 +49,6 @@ class Partition:
     max_hours: float | None
 
 
-_ASSUMED = Partition("", True, True, 1_000_000, 64, 1_000_000, 8, "", None)
-"""For a plan on a machine without Slurm."""
-
-
 @dataclass(frozen=True)
 class JobStatus:
     """A job, or a task of an array.
@@ -91,7 +78,17 @@ def partitions() -> list[Partition]:
     Raises:
         ClusterError: Slurm doesn't answer.
     """
-    return parse_partitions(_ask("sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%B|%m|%l|%G"))
+    kinds = node_kinds()
+    return [_largest([one for one in kinds if one.name == name]) for name in dict.fromkeys(one.name for one in kinds)]
+
+
+def node_kinds() -> list[Partition]:
+    """The same, each partition once for each kind of nodes that it has.
+
+    Raises:
+        ClusterError: Slurm doesn't answer.
+    """
+    return parse_kinds(_ask("sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%B|%m|%l|%G"))
 
 
 def job_states(ids: Iterable[str]) -> dict[str, JobStatus]:
@@ -146,53 +143,9 @@ def signal_job(job_id: str, name: str) -> None:
     _ask("scancel", f"--signal={name}", job_id)
 
 
-def resolved(spec: SlurmCluster) -> SlurmCluster:
-    """The spec with what Slurm knows instead of None: CPUs, GPUs and memory of a node, the time limit.
-
-    Where the jobs are no jobs of Slurm's (`executor=local` or `debug`), they are those of this machine, without GPUs. A
-    machine without Slurm, which can only plan, assumes nodes of 64 CPUs and 8 GPUs.
-
-    Raises:
-        ConfigError: There is no such partition, or it has less than is asked for.
-        ClusterError: Slurm doesn't answer.
-    """
-    if spec.executor != "slurm":
-        # A process of this machine asks for no memory, and takes part in no partition.
-        cpus, gb = os.cpu_count() or 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**3
-        return _filled(spec, Partition("", True, True, 1, cpus, max(1, gb), 0, "", None))
-    known = _partitions(int(time.monotonic() // 60), os.environ.get("SLURM_CONF"))
-    if known is None:
-        return _filled(spec, _ASSUMED)
-    workers, problems = _find("cluster.slurm.partition", spec.slurm.partition, known)
-    head, others = _find("cluster.head.partition", spec.head.partition or spec.slurm.partition, known)
-    if spec.head.partition:
-        problems += others
-    full = _filled(spec, workers, head) if workers and head else spec
-    if workers:
-        problems += [
-            *_too_much("cluster.cpus_per_node", full.cpus_per_node, workers.cpus, "CPUs", workers, known),
-            *_too_much("cluster.gpus_per_node", full.gpus_per_node, workers.gpus, "GPUs", workers, known),
-            *_too_much("cluster.mem_gb_per_node", full.mem_gb_per_node, workers.mem_gb, "GB", workers, known),
-        ]
-        if spec.slurm.one_job and spec.workers > workers.nodes:
-            message = f"partition {workers.name} has {workers.nodes} nodes, and cluster.slurm.one_job needs all at once"
-            problems.append(Problem("cluster.workers", spec.workers, message, f"at most {workers.nodes}"))
-    if head:
-        problems += _too_much("cluster.head.cpus", spec.head.cpus, head.cpus, "CPUs", head, known)
-        problems += _too_much("cluster.head.mem_gb", spec.head.mem_gb, head.mem_gb, "GB", head, known)
-    for place in [one for one in dict.fromkeys((workers, head)) if one]:
-        if place.max_hours is not None and spec.max_hours is not None and spec.max_hours > place.max_hours:
-            message = f"the time limit of partition {place.name} is {place.max_hours:g} hours"
-            problems.append(Problem("cluster.max_hours", spec.max_hours, message, f"at most {place.max_hours:g}"))
-    if problems:
-        raise ConfigError(problems)
-    return full
-
-
-def parse_partitions(text: str) -> list[Partition]:
-    """From sinfo's lines: several for a partition whose nodes are of several kinds."""
-    largest: dict[str, Partition] = {}
-    nodes: dict[str, int] = {}
+def parse_kinds(text: str) -> list[Partition]:
+    """From sinfo's lines, one for each kind of nodes of a partition."""
+    kinds = []
     for line in text.splitlines():
         name, up, count, cpus, most_cpus, mem_mb, limit, gres = line.split("|")
         gpus, gpu_type = parse_gres(gres)
@@ -201,9 +154,8 @@ def parse_partitions(text: str) -> list[Partition]:
             min(int(cpus), int(most_cpus)) if most_cpus.isdigit() else int(cpus),
             int(mem_mb) // 1024, gpus, gpu_type, parse_hours(limit),
         )  # fmt: skip
-        nodes[some.name] = nodes.get(some.name, 0) + some.nodes
-        largest[some.name] = max(largest.get(some.name, some), some, key=lambda one: (one.gpus, one.cpus, one.mem_gb))
-    return [Partition(**{**vars(one), "nodes": nodes[name]}) for name, one in largest.items()]
+        kinds.append(some)
+    return kinds
 
 
 def parse_gres(text: str) -> tuple[int, str]:
@@ -251,67 +203,14 @@ def parse_ended(text: str) -> dict[str, JobStatus]:
     return jobs
 
 
+def _largest(kinds: Sequence[Partition]) -> Partition:
+    largest = max(kinds, key=lambda one: (one.gpus, one.cpus, one.mem_gb))
+    return replace(largest, nodes=sum(one.nodes for one in kinds))
+
+
 def _time(text: str) -> float:
     """0 for `N/A`, `Unknown` and `None`."""
     return float(text) if text.isdigit() else 0.0
-
-
-@lru_cache(maxsize=1)
-def _partitions(_minute: int, _conf: str | None) -> list[Partition] | None:
-    """The partitions, asked for once a minute (a sweep checks all its jobs at once); None: no Slurm here."""
-    if shutil.which("sinfo") is None:
-        return None
-    try:
-        return partitions()
-    except ClusterError as error:
-        if any(words in str(error) for words in _NOT_HERE):
-            return None
-        raise
-
-
-def _find(key: str, name: str | None, known: Sequence[Partition]) -> tuple[Partition | None, list[Problem]]:
-    """The partition of that name; of several (`a,b`) what a node of any of them has."""
-    names = [one.name for one in known]
-    if name is None:
-        default = next((one for one in known if one.is_default), None)
-        hint = "one of: " + ", ".join(sorted(names))
-        return default, [] if default else [Problem(key, None, "Slurm has no default partition", hint)]
-    problems, found = [], []
-    for part in name.split(","):
-        some = next((one for one in known if one.name == part), None)
-        if some is None:
-            problems.append(Problem(key, name, f"Slurm has no partition {part}", did_you_mean(part, names)))
-        elif not some.nodes:
-            problems.append(Problem(key, name, f"partition {part} has no nodes", "another one"))
-        else:
-            found.append(some)
-    if problems:
-        return None, problems
-    limits = [one.max_hours for one in found if one.max_hours is not None]
-    least = {field: min(getattr(one, field) for one in found) for field in ("nodes", "cpus", "mem_gb", "gpus")}
-    return Partition(**{**vars(found[0]), **least, "name": name, "max_hours": min(limits, default=None)}), []
-
-
-def _filled(spec: SlurmCluster, workers: Partition, head: Partition | None = None) -> SlurmCluster:
-    limits = [one.max_hours for one in (workers, head) if one and one.max_hours is not None]
-    found = {
-        "cpus_per_node": workers.cpus,
-        "gpus_per_node": workers.gpus,
-        "mem_gb_per_node": workers.mem_gb,
-        "max_hours": min(limits, default=_DEFAULT_HOURS),
-    }
-    return spec.model_copy(update={key: value for key, value in found.items() if getattr(spec, key) is None})
-
-
-def _too_much(
-    key: str, wanted: int | None, has: int, what: str, place: Partition, known: Sequence[Partition]
-) -> list[Problem]:
-    if wanted is None or wanted <= has:
-        return []
-    field = {"CPUs": "cpus", "GPUs": "gpus", "GB": "mem_gb"}[what]
-    others = [one.name for one in known if getattr(one, field) >= wanted]
-    hint = f"at most {has}" + (f"; enough has {' or '.join(others)}" if others else "")
-    return [Problem(key, wanted, f"the largest node of partition {place.name} has {has} {what}", hint)]
 
 
 def _ask_jobs(program: str, *words: str | set[str]) -> str:

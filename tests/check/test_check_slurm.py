@@ -52,7 +52,7 @@ def test_what_slurm_says_stands_beside_the_other_problems(monkeypatch: pytest.Mo
     def ask(*_: object) -> None:
         raise ClusterError("sinfo: it is down")
 
-    monkeypatch.setattr("matrix.cluster.slurm._partitions", ask)
+    monkeypatch.setattr("matrix.cluster.resolve._node_kinds", ask)
     said = problems(cluster={"kind": "slurm"}, engine={"kind": "vllm"}, model=MODEL, trials=0)
     assert said == ["trials=0: should be greater than 0", "cluster.kind=slurm: sinfo: it is down"]
 

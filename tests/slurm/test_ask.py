@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from matrix.cluster.slurm import cancel, is_over, job_states, partitions, requeue, resolved, signal_job
+from matrix.cluster.resolve import resolved
+from matrix.cluster.slurm import cancel, is_over, job_states, partitions, requeue, signal_job
 from matrix.errors import ClusterError, ConfigError
 from matrix.spec import SlurmCluster
 from tests.slurm.login import Login
@@ -136,7 +137,7 @@ def test_a_plan_on_a_login_node(login: Login) -> None:
         *where, "cluster.gpus_per_node=9", "cluster.max_hours=2", "cluster.slurm.partition=limited", code=2
     )
     assert "cluster.gpus_per_node=9: the largest node of partition limited has 8 GPUs (at most 8)" in done.stderr
-    assert "cluster.max_hours=2.0: the time limit of partition limited is 1 hours (at most 1)" in done.stderr
+    assert "cluster.max_hours=2.0: the time limit of partition limited is 1 h (at most 1)" in done.stderr
     done = login.run(*where, "cluster.workers=2", "model=llama8b", "engine.replicas=9")
     assert "worker-2  1 of 8 GPU, 1 of 8 CPU" in done.stdout
     assert login.squeue() == []
