@@ -8,7 +8,7 @@ import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -28,6 +28,7 @@ from matrix.compose import (
     to_spec,
 )
 from matrix.errors import ConfigError, MatrixError
+from matrix.spec.redact import redact_arguments
 
 if TYPE_CHECKING:
     from matrix.run.jobs import Jobs
@@ -144,9 +145,15 @@ class _Command:
 
     def __init__(self, typed: list[str]) -> None:
         self._typed = typed
+        self._program = _program()
         self._jobs: Jobs | None = None
         self._refused = 0
         self._code = 0
+        self._is_launched = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a launcher takes to a process of one job, also from one that is requeued."""
+        return {**self.__dict__, "_jobs": None, "_is_launched": True}
 
     def execute(self) -> int:
         """Run what the command line says; return the exit code, the worst job's for a sweep."""
@@ -156,30 +163,71 @@ class _Command:
                 print(HELP.format(program=shlex.join(_program())) + describe(arguments.overrides))
             elif _is_single_run(self._typed):
                 self._start(compose_config(arguments.overrides))
-            elif not (arguments.multirun and self._sweep_elsewhere(arguments.overrides)):
-                hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")(self._job)()
+            else:
+                return self._enter_hydra_for(arguments.overrides, sweeps=arguments.multirun)
         except COMPOSITION_ERRORS as error:
             return _say(explain(arguments.overrides, error))
         except MatrixError as error:
             return _say(error)
-        return max(self._refused, self._code, self._jobs.exit_code if self._jobs else 0)
+        return self._exit_code
 
     def close(self) -> None:
         """End what the jobs shared."""
         if self._jobs:
             self._jobs.close()
 
+    def _enter_hydra_for(self, overrides: list[str], *, sweeps: bool) -> int:
+        enter = hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")(self._job)
+        if sweeps:
+            specs = check_sweep(overrides)
+            from matrix.launcher import Launch, find_launcher, refuse_slurm
+
+            launcher = find_launcher(overrides)
+            if launcher is not None:
+                refuse_slurm(specs)
+                if not any(spec.plan for spec in specs):
+                    return Launch(launcher, specs, [*self._program, *redact_arguments(self._typed)]).run(enter)
+                # A plan starts nothing, jobs neither.
+                sys.argv[1:] = [a for a in sys.argv[1:] if not a.startswith(("hydra/launcher=", "hydra.launcher."))]
+            elif specs and self._elsewhere(specs[0], sweeps=True):
+                return self._code
+        enter()
+        return self._exit_code
+
+    @property
+    def _exit_code(self) -> int:
+        return max(self._refused, self._code, self._jobs.exit_code if self._jobs else 0)
+
     def _job(self, cfg: DictConfig) -> float | None:
         """Run one job of Hydra's; its headline score is what a sweeper that searches gets."""
         runtime = HydraConfig.get()
         try:
-            if runtime.mode == RunMode.MULTIRUN:
-                return self._start(cfg, Path(runtime.sweep.dir), int(runtime.job.num))
-            return self._start(cfg)
+            if runtime.mode != RunMode.MULTIRUN:
+                return self._start(cfg)
+            sweep_dir, number = Path(runtime.sweep.dir), int(runtime.job.num)
+            if self._is_launched:
+                return self._launched(cfg, sweep_dir, number)
+            return self._start(cfg, sweep_dir, number)
         except MatrixError as error:
             # Raised, Hydra would say more of it than there is to say.
             self._refused = max(self._refused, _say(error))
+            if self._is_launched:
+                raise
             return None
+
+    def _launched(self, cfg: DictConfig, sweep_dir: Path, number: int) -> float | None:
+        """Run the one job of this process, which ends with it."""
+        from matrix.launcher import end_job, refuse_slurm
+        from matrix.run.stop import Interrupted
+
+        try:
+            refuse_slurm([to_spec(cfg)])
+            return self._start(cfg, sweep_dir, number)
+        except Interrupted as stopped:
+            self.close()
+            end_job(stopped, sweep_dir / str(number))
+        finally:
+            self.close()
 
     def _start(self, cfg: DictConfig, sweep_dir: Path | None = None, number: int | None = None) -> float | None:
         spec = to_spec(cfg)
@@ -188,33 +236,20 @@ class _Command:
             return None
         from matrix.run.jobs import Jobs
 
-        self._jobs = self._jobs or Jobs(_program(), self._typed)
+        self._jobs = self._jobs or Jobs(self._program, self._typed)
         return self._jobs.run(spec, sweep_dir, number)
 
-    def _elsewhere(self, spec: RunSpec) -> bool:
-        """Hand a run over to the cluster that it runs inside; whether there is one."""
+    def _elsewhere(self, spec: RunSpec, *, sweeps: bool = False) -> bool:
+        """Hand a run, or a sweep as a whole, over to the cluster that it runs inside; whether there is one."""
         if spec.cluster.kind != "slurm" or spec.plan:
             return False
-        from matrix.run.remote import elsewhere, run_there, with_run_dir
-
-        there = elsewhere(spec.cluster)
-        if there is not None:
-            arguments, run_dir = with_run_dir(spec, self._typed)
-            self._code = run_there(there, ["run", *arguments], run_dir, detach=spec.run.detach)
-        return there is not None
-
-    def _sweep_elsewhere(self, overrides: list[str]) -> bool:
-        """Check a sweep, and hand it over as a whole to the cluster that it runs inside; whether there is one."""
-        spec = check_sweep(overrides)
-        if spec is None or spec.cluster.kind != "slurm" or spec.plan:
-            return False
-        from matrix.run.remote import elsewhere, run_there, with_sweep_dir
+        from matrix.run.remote import elsewhere, run_there, with_run_dir, with_sweep_dir
 
         there = elsewhere(spec.cluster)
         if there is not None:
             gc.enable()
-            arguments, sweep_dir = with_sweep_dir(spec, self._typed)
-            self._code = run_there(there, ["run", *arguments], sweep_dir, detach=spec.run.detach)
+            arguments, folder = (with_sweep_dir if sweeps else with_run_dir)(spec, self._typed)
+            self._code = run_there(there, ["run", *arguments], folder, detach=spec.run.detach)
         return there is not None
 
 

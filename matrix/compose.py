@@ -1,6 +1,6 @@
 """Hydra's side of the house: overrides -> composed config -> RunSpec, and every problem on the way at once.
 
-This module and `matrix.cli` are the only ones that know Hydra.
+This module, `matrix.launcher` and `matrix.cli` are the only ones that know Hydra.
 """
 
 from __future__ import annotations
@@ -105,22 +105,22 @@ def to_spec(cfg: DictConfig) -> RunSpec:
     return spec
 
 
-def check_sweep(overrides: Sequence[str]) -> RunSpec | None:
+def check_sweep(overrides: Sequence[str]) -> list[RunSpec]:
     """Check every job of a sweep before the first one starts.
 
     Sweepers that find their points while they go (an interval, a search) are checked job by job instead.
 
     Returns:
-        The first job's spec; None where the jobs aren't known before.
+        The specs of the jobs; none if they aren't known yet.
 
     Raises:
         ConfigError: With the problems of all jobs, each said once.
     """
     parsed = OverridesParser.create().parse_overrides(open_mappings(overrides))
     if any(override.is_sweep_override() and not override.is_discrete_sweep() for override in parsed):
-        return None
-    problems: list[Problem] = []
+        return []
     specs: list[RunSpec] = []
+    problems: list[Problem] = []
     for job in BasicSweeper.split_arguments(parsed, None)[0]:
         try:
             specs.append(compose_spec(job))
@@ -131,7 +131,7 @@ def check_sweep(overrides: Sequence[str]) -> RunSpec | None:
         problems.append(Problem("cluster", None, "the jobs of a sweep are on different clusters", hint))
     if problems:
         raise ConfigError(problems, "The sweep has problems; none of its jobs was started.")
-    return specs[0]
+    return specs
 
 
 def explain(overrides: Sequence[str], failure: Exception) -> ConfigError:
@@ -144,11 +144,11 @@ def explain(overrides: Sequence[str], failure: Exception) -> ConfigError:
     except HydraException as error:
         hint = "key=value; quote what the shell or Hydra would take apart: 'key=\"a b\"'"
         return ConfigError([Problem("command line", None, f"not an override: {_first_lines(error, 1)}", hint)])
-    ours = [override for override in parsed if not override.key_or_group.startswith("hydra.")]
+    ours = [override for override in parsed if not override.key_or_group.startswith(("hydra.", "hydra/"))]
     problems, good = _unknown_options(ours, _group_options([o.input_line or "" for o in parsed if o not in ours]))
     if good:
         problems += _rest([line for line, is_group in good if is_group], [line for line, group in good if not group])
-    return ConfigError(problems or [Problem("config", None, _first_lines(failure))])
+    return ConfigError(problems or [Problem("config", None, _with_cause(failure))])
 
 
 def _rest(groups: list[str], lines: list[str]) -> list[Problem]:
@@ -257,6 +257,11 @@ def _leaves(config: DictConfig, prefix: str = "") -> list[str]:
         if isinstance(child, DictConfig):
             names += _leaves(child, f"{path}.")
     return names
+
+
+def _with_cause(error: Exception) -> str:
+    cause = f": {_first_lines(error.__cause__, 1)}" if error.__cause__ else ""
+    return f"{_first_lines(error)}{cause}"
 
 
 def _first_lines(error: BaseException, number: int = 3) -> str:

@@ -51,7 +51,12 @@ class ConfigError(MatrixError):
         self, problems: Sequence[Problem], title: str = "The config has problems; nothing was started."
     ) -> None:
         self.problems = tuple(problems)
+        self._title = title
         super().__init__("\n".join([title, *(f"  {problem}" for problem in self.problems)]))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Problem, ...], str]]:
+        """Rebuilt from its problems where it comes from another process."""
+        return type(self), (self.problems, self._title)
 
 
 class ClusterError(MatrixError):

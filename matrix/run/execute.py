@@ -27,6 +27,7 @@ from matrix.run.progress import Progress, reported
 from matrix.run.report import show_summary
 from matrix.run.rundir import RunDir
 from matrix.run.session import Served, Session
+from matrix.run.state import kept_state
 from matrix.run.stop import Interrupted, run_async
 from matrix.run.workload import Workload
 from matrix.spec import RunSpec, SglangEngine, VllmEngine
@@ -73,8 +74,11 @@ def execute(spec: RunSpec, run_dir: RunDir, session: Session, console: Console, 
         summary: dict[str, Any] | None = None
         exit_code = 1
         try:
-            summary = _Run(spec, run_dir, session, console, tracker, redact_arguments(command)).execute()
-            exit_code = _exit_code(summary)
+            # Only the one that holds the journal may write to the run dir.
+            with Journal(run_dir.rows, "driver") as journal, kept_state(run_dir) as state:
+                run = _Run(spec, run_dir, session, console, tracker, redact_arguments(command))
+                summary = run.execute(journal)
+                exit_code = state.exit_code = _exit_code(summary)
         except Interrupted as stopped:
             exit_code = stopped.exit_code
             log.warning("Stopped by %s; the rows so far are kept", stopped)
@@ -118,30 +122,29 @@ class _Run:
         self._command = command
         self._began = time.monotonic()
 
-    def execute(self) -> dict[str, Any]:
+    def execute(self, journal: Journal) -> dict[str, Any]:
         with self._console.stage(f"Reading data set {self._spec.dataset.name}"):
             dataset = load(self._spec.dataset)
         sources = self._resolve_models()
         source = sources.get(self._spec.main_app)
-        with Journal(self._dir.rows, "driver") as journal:
-            # Only the one that holds the journal may write to the run dir.
-            self._dir.write_environment(self._environment(dataset, source))
-            self._start_tracker()
-            done = done_keys(self._dir.rows, retry_errors=self._spec.workload.retry_errors)
-            total = None if dataset.total is None else dataset.total * self._spec.trials
-            progress = Progress(total, self._spec.model.price, resumed=len(done))
-            budget = Budget(self._spec, self._dir.rows)
-            served: Served | None = None
-            if budget.is_spent:
-                log.info("Nothing is asked for")
-            elif total is None or len(done) < total:
-                self._dir.drop_results()
-                served = self._session.serve(self._spec, sources, self._dir.path)
-                progress.started = time.monotonic()
-                work = open_work(dataset, self._spec.trials, done)
-                run_async(self._work(work, served, journal, progress, budget))
-            else:
-                log.info("All %d rows are there; nothing is asked for again", total)
+        self._dir.write_environment(self._environment(dataset, source))
+        self._start_tracker()
+        done = done_keys(self._dir.rows, retry_errors=self._spec.workload.retry_errors)
+        total = None if dataset.total is None else dataset.total * self._spec.trials
+        progress = Progress(total, self._spec.model.price, resumed=len(done))
+        budget = Budget(self._spec, self._dir.rows)
+        served: Served | None = None
+        if budget.is_spent:
+            log.info("Nothing is asked for")
+        elif total is None or len(done) < total:
+            self._dir.drop_results()
+            served = self._session.serve(self._spec, sources, self._dir.path)
+            progress.started = time.monotonic()
+            work = open_work(dataset, self._spec.trials, done)
+            run_async(self._work(work, served, journal, progress, budget))
+            journal.sync()
+        else:
+            log.info("All %d rows are there; nothing is asked for again", total)
         # The budget may have been spent with the very last row.
         stopped = budget.is_spent and (total is None or progress.done < total)
         return self._summarise(progress, served, stopped=stopped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console as RichConsole
@@ -82,27 +83,29 @@ class Jobs:
         """End what the jobs shared, and list them if they were several."""
         self._session.close()
         if len(self._outcomes) > 1:
-            self._show_all()
+            show_jobs(self._outcomes)
 
     def _say_how_to_resume(self, run_dir: Path, sweep_dir: Path | None) -> None:
         kept = [a for a in redact_arguments(self._arguments) if not a.startswith(("run.dir=", "hydra.sweep.dir="))]
         where = f"run.dir={_short(run_dir)}" if sweep_dir is None else f"hydra.sweep.dir={_short(sweep_dir)}"
         print(f"\nResume with:\n  {shlex.join([*self._program, *kept, where])}", file=sys.stderr)
 
-    def _show_all(self) -> None:
-        table = Table(title="sweep", title_justify="left")
-        for column in ("job", "exit code", "rows", "accuracy"):
-            table.add_column(column, overflow="fold")
-        for outcome in self._outcomes:
-            summary = outcome.summary or {"rows": {"ok": 0, "error": 0}, "scores": {}}
-            scores = ", ".join(
-                f"{label} {score['accuracy']:.4f}"
-                for label, score in summary["scores"].items()
-                if score["accuracy"] is not None
-            )
-            rows = f"{summary['rows']['ok']} ok, {summary['rows']['error']} errors"
-            table.add_row(_short(outcome.run_dir), str(outcome.exit_code), rows, scores)
-        RichConsole(highlight=False).print(table)
+
+def show_jobs(outcomes: Sequence[Outcome]) -> None:
+    """Print a table of the jobs of a sweep."""
+    table = Table(title="sweep", title_justify="left")
+    for column in ("job", "exit code", "rows", "accuracy"):
+        table.add_column(column, overflow="fold")
+    for outcome in outcomes:
+        summary = outcome.summary or {"rows": {"ok": 0, "error": 0}, "scores": {}}
+        scores = ", ".join(
+            f"{label} {score['accuracy']:.4f}"
+            for label, score in summary["scores"].items()
+            if score["accuracy"] is not None
+        )
+        rows = f"{summary['rows']['ok']} ok, {summary['rows']['error']} errors"
+        table.add_row(_short(outcome.run_dir), str(outcome.exit_code), rows, scores)
+    RichConsole(highlight=False).print(table)
 
 
 def _short(path: Path) -> str:

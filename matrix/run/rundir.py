@@ -1,6 +1,7 @@
 """The run dir: everything that a run leaves, and what tells whether it may go on.
 
 - `spec.yaml`: the resolved spec, secrets redacted
+- `state.json`: how far it is, with a heartbeat
 - `env.json`: code, packages, model, data and command line that made it
 - `rows/`: the row journal, one part file per writer, appended to while the run goes
 - `rows.jsonl` (or `rows.parquet`): all rows in input order, written when the run ends
@@ -95,7 +96,7 @@ class RunDir:
             raise DataError(f"run.dir={self.path}: holds files but no spec.yaml, so it is no run dir; give another")
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        _write(self.path / "spec.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        write_whole(self.path / "spec.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
     def drop_results(self, *, but: str | None = None) -> None:
         """Remove what earlier starts made of the rows, as it is no longer true, but the rows in the format `but`."""
@@ -121,11 +122,11 @@ class RunDir:
             before = _read(path, json.loads)
             _refuse_other_inputs(before, environment)
             earlier = [*before.pop("earlier", []), before]
-        _write(path, json.dumps({"run_id": self.run_id, **environment, "earlier": earlier}, indent=2) + "\n")
+        write_whole(path, json.dumps({"run_id": self.run_id, **environment, "earlier": earlier}, indent=2) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
-        _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def open_metrics(self) -> FileIO:
         """Open `metrics.jsonl` for appending, unbuffered: nothing is left to fail when it is closed."""
@@ -183,7 +184,12 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
     return [] if old == new else [(key, old, new)]
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file of a run dir as a whole; for its only writer.
+
+    Raises:
+        DataError: It can't be written.
+    """
     half = path.with_name(_half(path.name))
     with _writing(path):
         with half.open("w") as file:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one way to stop, whatever the run is doing."""
+"""Ctrl-C, SIGTERM and what a scheduler sends before it: one way to stop, whatever the run is doing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import uvloop
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTICES = (signal.SIGUSR1, signal.SIGUSR2)
+"""Slurm's notice that a job's time is nearly over, or that another one needs its place."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *NOTICES)
 T = TypeVar("T")
 
 
@@ -19,11 +21,13 @@ class Interrupted(KeyboardInterrupt):
     """The user or the system asked the run to stop.
 
     Attributes:
+        number: The signal.
         exit_code: 128 + the signal's number, as a shell has it.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
+        self.number = number
         self.exit_code = 128 + number
 
 
