@@ -158,20 +158,16 @@ class Launch:
             ClusterError: Slurm refuses the jobs.
             KeyboardInterrupt: The user is tired of waiting; the jobs go on.
         """
-        from submitit.core.utils import FailedSubmissionError
-
         sys.argv[1:] = [*_elsewhere(sys.argv[1:]), self._launcher.override]
         number = "jobs" if self._expected is None else f"{self._expected} jobs"
         _say(f"{number} of {self._launcher.name} in {self._launcher.sweep_dir}; logs in {self._logs()}")
         try:
             try:
                 submit()
-            except FailedSubmissionError as error:
-                raise ClusterError(f"{self._launcher.name} can't submit the jobs: {error}") from error
-            except Exception:
+            except Exception as error:
                 # Most likely that of the first job that failed; all jobs are looked at below.
                 if not self._submitted():
-                    raise
+                    raise _submission_error(self._launcher.name, error) from error
             jobs = self._submitted()
             for job in jobs:
                 job.wait()
@@ -254,6 +250,14 @@ def end_job(stopped: Interrupted, run_dir: Path) -> NoReturn:
             _amend(run_dir, detail=f"{stopped}: {error}")
             raise
     sys.exit(stopped.exit_code)
+
+
+def _submission_error(name: str, error: Exception) -> Exception:
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    if isinstance(error, FailedJobError | FailedSubmissionError):
+        return ClusterError(f"{name} can't submit the jobs:\n{str(error).strip()}")
+    return error
 
 
 def _elsewhere(arguments: Sequence[str]) -> list[str]:
