@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -31,6 +32,8 @@ from matrix.spec import RunSpec, SlurmCluster
 
 _PLUGIN = "hydra_plugins.hydra_submitit_launcher."
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_PLAIN = re.compile(r"[\w./+-]+")
+"""A path that Hydra takes without quotes."""
 _LOOK_S = 1.0
 
 
@@ -55,8 +58,10 @@ class Launcher:
     @property
     def override(self) -> str:
         """What the jobs have to be told."""
-        path = str(self.sweep_dir).replace("'", r"\'")
-        return f"hydra.sweep.dir='{path}'"
+        path = str(self.sweep_dir)
+        if not _PLAIN.fullmatch(path):
+            path = "'" + path.replace("'", r"\'") + "'"
+        return f"hydra.sweep.dir={path}"
 
 
 def find_launcher(overrides: Sequence[str]) -> Launcher | None:
