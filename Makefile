@@ -2,12 +2,14 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 ARGS ?=
+# Processes that share the tests (pytest-xdist)
+WORKERS ?= 2
 OPENWANDB := .cache/openwandb/bin/openwandb
 export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test lint unit integration config lock clean
+.PHONY: help setup run test lint unit integration slurm config lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +20,10 @@ setup:  ## Create .venv with the packages of requirements.lock (every target bel
 run: setup  ## Run the main job; ARGS="pipeline=gsm8k trials=2" changes it
 	@$(PY) run.py $(ARGS)
 
-test: lint unit integration  ## Run everything that CI runs: lint, unit tests, integration tests
+# One pytest for all: the integration tests and Slurm's are a queue each, side by side, and the unit tests fill up the rest
+# (tests/conftest.py).
+test: lint $(OPENWANDB)  ## Run everything that CI runs: lint, then all tests, WORKERS=2 side by side
+	MATRIX_OPENWANDB=$(abspath $(OPENWANDB)) $(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: setup  ## Check style and types: ruff, mypy
 	$(PY) -m ruff check .
@@ -26,10 +31,13 @@ lint: setup  ## Check style and types: ruff, mypy
 	$(PY) -m mypy
 
 unit: setup  ## Run the unit tests (seconds); ARGS="-k rows -x" goes to pytest
-	$(PY) -m pytest -m "not integration" $(ARGS)
+	$(PY) -m pytest -m "not integration and not slurm" $(ARGS)
 
 integration: setup $(OPENWANDB)  ## Run the tests with real Ray and vLLM (minutes); ARGS goes to pytest
 	MATRIX_OPENWANDB=$(abspath $(OPENWANDB)) $(PY) -m pytest -m integration $(ARGS)
+
+slurm: setup  ## Run the tests on a real Slurm, which they start (minutes; as root); ARGS goes to pytest
+	$(PY) -m pytest -m slurm $(ARGS)
 
 # A W&B-compatible server for the tests of the online path: no dependency of matrix, so in an environment of its own.
 $(OPENWANDB):

@@ -47,7 +47,7 @@ def sleepers(number: int) -> list[int]:
     "how", ["the owner closes its end", "SIGTERM", "the owner is killed", "the owner kills its child and goes"]
 )
 def test_nothing_is_left(how: str) -> None:
-    number = 100_000 + os.getpid() + len(how)
+    number = 100 * os.getpid() + len(how)
     process = started(number)
     if how == "the owner closes its end":
         assert process.stdin
@@ -72,7 +72,7 @@ def test_nothing_is_left(how: str) -> None:
 
 
 def test_the_exit_code_is_the_commands_and_its_orphans_go() -> None:
-    number = 200_000 + os.getpid()
+    number = 100 * os.getpid()
     script = f"setsid nohup sleep {number} & exit 7"
     done = subprocess.run(
         [sys.executable, "-m", "matrix.apps.guard", "sh", "-c", script],

@@ -151,7 +151,7 @@ async def test_the_deadline_ends_a_row_that_hangs() -> None:
         started = time.perf_counter()
         with pytest.raises(RequestError, match=r"no answer within 0.3 s \(try 1, 0 failed\)") as caught:
             await chat.chat(BODY)
-    assert time.perf_counter() - started < 1.5
+    assert time.perf_counter() - started < 5
     assert (caught.value.kind, caught.value.attempts) == ("timeout", 1)
 
 
@@ -161,7 +161,7 @@ async def test_the_deadline_is_one_for_all_tries() -> None:
         started = time.perf_counter()
         with pytest.raises(RequestError, match=r"before that http_503: .*warming up") as caught:
             await chat.chat(BODY)
-    assert time.perf_counter() - started < 1.5
+    assert time.perf_counter() - started < 5
     assert (caught.value.kind, caught.value.attempts) == ("timeout", 2)
 
 

@@ -85,15 +85,18 @@ class Cluster:
 
 
 def processes(*words: str) -> dict[int, list[str]]:
-    """Command lines of the processes that have all these words in theirs, guards excluded."""
+    """Command lines of this machine's processes that have all these words in theirs, guards excluded."""
+    # The nodes of a Slurm that other tests start have process namespaces, and ports, of their own.
+    ours = Path("/proc/self/ns/pid").readlink()
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                here = (entry / "ns" / "pid").readlink() == ours
             except OSError:
                 continue
-            if set(words) <= set(line) and "matrix.apps.guard" not in line:
+            if here and set(words) <= set(line) and "matrix.apps.guard" not in line:
                 found[int(entry.name)] = line
     return found
 

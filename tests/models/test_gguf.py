@@ -102,10 +102,11 @@ def test_the_default_package_converts_once_whatever_happens(converted):
 @pytest.mark.integration
 def test_a_later_resolve_takes_milliseconds(converted, monkeypatch):
     monkeypatch.setenv("MATRIX_CACHE", str(Path(converted.path).parents[1]))
-    started = time.perf_counter()
+    # Of this process, whatever else the machine does: reading the weights would take seconds.
+    started = time.process_time()
 
     assert resolve(SOURCE, print) == converted
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
 
 
 @pytest.mark.integration

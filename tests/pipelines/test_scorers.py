@@ -248,9 +248,9 @@ REPEATED = ["1", "1,", "1 ", "1/", "1.", "-", "$-", "#", "answer is ", "answer",
 @pytest.mark.parametrize("piece", REPEATED)
 def test_time_is_linear_for_a_model_that_repeats_itself(kind: str, piece: str) -> None:
     text = "answer:" + piece * (200_000 // len(piece)) + "x"
-    began = time.perf_counter()
+    began = time.process_time()
     judge(kind, text, "A" if kind == "choice" else "1")
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("kind", sorted(set(SCORERS) - {"math"}))

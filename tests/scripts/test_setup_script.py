@@ -225,7 +225,7 @@ def test_a_set_up_that_was_killed_is_done_again_and_then_holds(checkout, tmp_pat
     started = time.monotonic()
     third = set_up(checkout)
     assert (third.returncode, third.stdout, third.stderr) == (0, "", "")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
     # A new lock that can't be fetched: said, and what was there is as it was.
     lock = checkout / "requirements.lock"

@@ -37,8 +37,8 @@ async def test_thousands_in_flight() -> None:
             async with session.get(server.url.removesuffix("v1") + "metrics") as answer:
                 metrics = await answer.text()
     assert tokens == [4] * COUNT
-    # Half of it is for a machine that is busy with other things.
-    assert seconds < 12
+    # 4 at best; most of it is for a machine that is busy with other things. 400 at a time would take longer.
+    assert seconds < 30
     assert f'matrix_requests_total{{status="200"}} {COUNT}\n' in metrics
     assert f"matrix_generation_tokens_total {4 * COUNT}\n" in metrics
     assert "matrix_requests_running 0\n" in metrics

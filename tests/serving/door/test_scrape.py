@@ -77,7 +77,7 @@ async def test_what_does_not_answer_is_down_and_delays_nobody(client: Client) ->
         await client.tell(route("a", f"{s}/v1", f"{b}/v1", "http://127.0.0.1:9/v1", f"{g}/v1"))
         started_at = time.monotonic()
         page = (await client.get("/metrics")).content
-        assert time.monotonic() - started_at < TIMEOUT_S + 1
+        assert time.monotonic() - started_at < TIMEOUT_S + 5
     assert page.count("matrix_scrape_up{") == 4
     ups = [line.rpartition(" ")[2] for line in page.splitlines() if line.startswith("matrix_scrape_up{")]
     assert ups == ["0", "0", "0", "1"]

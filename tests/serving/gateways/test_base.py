@@ -190,7 +190,7 @@ async def test_tokens_are_corrected_by_usage() -> None:
     began = time.monotonic()
     for _ in range(20):
         await gateway.chat(body)
-    assert time.monotonic() - began < 0.7, "20 x 10 tokens, not 20 x 1000"
+    assert time.monotonic() - began < 5, "20 x 10 tokens, not 20 x 1000"
     gateway = Listed({"usage": {"total_tokens": 1500}}, tokens_per_minute=60_000)
     began = time.monotonic()
     for _ in range(2):
