@@ -238,8 +238,3 @@ def _ask(program: str, *words: str) -> str:
         said = " ".join(error.stderr.split()) or f"exit code {error.returncode}"
         raise ClusterError(f"{program}: {said}") from error
     return done.stdout
-
-
-def resources_of(spec: SlurmCluster) -> dict[str, float]:
-    """PLACEHOLDER."""
-    return dict(spec.resources)

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matrix.cluster import jobs, slurm
+from matrix.cluster import jobs
 from matrix.cluster.folder import ClusterFolder
 from matrix.cluster.node import Heartbeat, RayNode, Signals, own_ip, say, unknown
 from matrix.cluster.states import Cluster, Node
 from matrix.errors import ClusterError
 from matrix.spec import SlurmCluster
+from matrix.spec.cluster import resources_of
 
 _LOOK_S = 0.5
 _HEAD_GONE_S = 20.0
@@ -85,19 +86,19 @@ class _Worker:
         self._beat.close(phase="ended", detail=why)
 
     def _join(self, head: Node) -> RayNode:
-        spec, ip = self._spec, own_ip(head.ip)
+        spec, options, ip = self._spec, self._spec.slurm, own_ip(head.ip)
         self._beat.set(ip=ip, phase="starting", detail="")
-        options: dict[str, Any] = {
+        given: dict[str, Any] = {
             "gcs_address": head.address,
             "redis_address": head.address,
             "node_ip_address": ip,
             "node_name": f"{self._beat.node.host}-{self._name}",
             "num_cpus": spec.cpus_per_node,
             "num_gpus": spec.gpus_per_node,
-            "resources": slurm.resources_of(spec),
+            "resources": resources_of(spec, options.partition or "", options.account or "", options.qos or ""),
             "object_store_memory": int(spec.object_store_gb * 1e9),
         }
-        ray = RayNode(self._folder.token, spec.start_timeout_s, options)
+        ray = RayNode(self._folder.token, spec.start_timeout_s, given)
         self._beat.set(phase="up", node_id=ray.where["node_id"], metrics=ray.where["metrics"])
         say(f"Joined {head.address} as {ray.where['node_id']}")
         return ray

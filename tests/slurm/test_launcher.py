@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.slurm.login import Login
 
 from matrix.run.state import RunState
 from tests.command import LOCAL, against, rows, summary
 from tests.fake_engine import FakeEngine, Fault
+from tests.slurm.login import Login
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the launcher isn't installed")
 LAUNCHER = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.mem_gb=1", "hydra.sweep.dir=s")
