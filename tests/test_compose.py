@@ -12,7 +12,7 @@ import pytest
 
 from matrix.compose import CONFIG_DIR, check_sweep, compose_spec
 from matrix.errors import ConfigError
-from matrix.spec import OpenAIEngine, RunSpec
+from matrix.spec import OpenAIEngine, RunSpec, SlurmCluster
 from tests.command import ROOT, environment, run
 
 GROUPS = ("cluster", "engine", "sampling", "dataset", "pipeline", "tracker", "recipes", "model")
@@ -134,6 +134,14 @@ def test_an_engine_argument_needs_no_plus() -> None:
     spec = compose_spec(["engine.args.max_num_seqs=3", "engine.env.A=b", "sampling.extra.ignore_eos=true"])
     assert spec.engine.model_dump()["args"] == {"max_num_seqs": 3}
     assert spec.sampling.extra == {"ignore_eos": True}
+
+
+def test_nor_does_a_resource_or_a_parameter_of_sbatch() -> None:
+    pins = ["engine.resources.a=1", "workload.resources.a=0.5", "workload.drivers=2"]
+    spec = compose_spec(["cluster=slurm", "cluster.resources.a=1", "cluster.slurm.args.constraint=h100", *pins])
+    assert isinstance(spec.cluster, SlurmCluster)
+    assert (spec.cluster.resources, spec.cluster.slurm.args) == ({"a": 1}, {"constraint": "h100"})
+    assert (spec.engine.resources, spec.workload.resources) == ({"a": 1}, {"a": 0.5})
 
 
 def test_an_engine_is_one_server_or_several() -> None:

@@ -17,8 +17,8 @@ _NOT_HERE = ("Could not establish a configuration source", "Unable to process co
 """What Slurm's own programs say on a machine that has them, but belongs to no Slurm."""
 _DEFAULT_HOURS = 24.0
 """Time limit where there is none."""
-_UNITS = {"cpus": "CPUs", "gpus": "GPUs", "mem_gb": "GB of memory"}
-"""What is compared with the size of a node."""
+_UNITS = {"gpus": "GPUs", "cpus": "CPUs", "mem_gb": "GB of memory"}
+"""What makes a node larger than another one; the first that differs decides."""
 _ASSUMED = Partition("", True, True, 1_000_000, 64, 1_000_000, 8, "", None)
 """For a plan on a machine without Slurm."""
 
@@ -112,8 +112,10 @@ def _find(
 
 def _nodes(kinds: Sequence[Partition], wanted: Mapping[str, int | None]) -> Partition:
     """The largest kind that has what is wanted, else the largest at all; with the number of nodes that are as large."""
-    enough = [one for one in kinds if _has(one, wanted)] or kinds
-    largest = max(enough, key=lambda one: (one.gpus, one.cpus, one.mem_gb))
+    enough = [one for one in kinds if _has(one, wanted)]
+    # Whoever wants no GPU gets the node with most CPUs.
+    counts = [field for field in _UNITS if not enough or wanted.get(field) is None]
+    largest = max(enough or kinds, key=lambda one: [getattr(one, field) for field in counts])
     needed = {field: getattr(largest, field) if wanted.get(field) is None else wanted[field] for field in _UNITS}
     return replace(largest, nodes=sum(one.nodes for one in kinds if _has(one, needed)))
 

@@ -38,6 +38,8 @@ def test_of_nodes_of_several_kinds_those_with_what_is_asked_for_count(monkeypatc
     # The node with most GPUs has 64 CPUs.
     spec = resolve(monkeypatch, SINFO, cpus_per_node=90, head={"cpus": 90, "mem_gb": 400})
     assert (spec.cpus_per_node, spec.gpus_per_node, spec.mem_gb_per_node) == (90, 0, 502)
+    spec = resolve(monkeypatch, SINFO, gpus_per_node=0)
+    assert (spec.cpus_per_node, spec.gpus_per_node, spec.mem_gb_per_node) == (96, 0, 502)
     one_job = {"one_job": True}
     assert resolve(monkeypatch, SINFO, gpus_per_node=4, cpus_per_node=8, mem_gb_per_node=7, workers=4, slurm=one_job)
     (said,) = refused(monkeypatch, gpus_per_node=8, workers=3, slurm=one_job)
