@@ -289,7 +289,7 @@ def _cluster_of(overrides: Sequence[str]) -> ClusterSpec:
     from matrix.compose import compose_spec
 
     nothing = ("tracker=none", "engine=openai", "engine.base_url=http://127.0.0.1/v1", "engine.api_key_env=null")
-    return compose_spec([*nothing, *overrides]).cluster
+    return compose_spec([*nothing, *overrides], joins=False).cluster
 
 
 def _is_connected() -> bool:

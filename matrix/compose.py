@@ -73,8 +73,12 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
-def compose_spec(overrides: Sequence[str] = ()) -> RunSpec:
+def compose_spec(overrides: Sequence[str] = (), *, joins: bool = True) -> RunSpec:
     """Compose and check a spec from Python.
+
+    Args:
+        overrides: As on the command line.
+        joins: As for `matrix.check.check`.
 
     Raises:
         ConfigError: With every problem that was found.
@@ -83,10 +87,10 @@ def compose_spec(overrides: Sequence[str] = ()) -> RunSpec:
         cfg = compose_config(overrides)
     except COMPOSITION_ERRORS as error:
         raise explain(overrides, error) from error
-    return to_spec(cfg)
+    return to_spec(cfg, joins=joins)
 
 
-def to_spec(cfg: DictConfig) -> RunSpec:
+def to_spec(cfg: DictConfig, *, joins: bool = True) -> RunSpec:
     """Turn a composed config into a checked spec.
 
     Raises:
@@ -97,7 +101,7 @@ def to_spec(cfg: DictConfig) -> RunSpec:
     missing = sorted(OmegaConf.missing_keys(cfg))
     for key in missing:
         OmegaConf.update(cfg, key, None)
-    spec, found = check(_plain(cfg))
+    spec, found = check(_plain(cfg), joins=joins)
     problems = [Problem(key, None, "has no default", f"give it: {key}=VALUE") for key in missing]
     problems += [problem for problem in found if not any(key.startswith(problem.key) for key in missing)]
     if spec is None or problems:
@@ -126,12 +130,16 @@ def check_sweep(overrides: Sequence[str]) -> list[RunSpec]:
             specs.append(compose_spec(job))
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
-    if any(spec.cluster != specs[0].cluster for spec in specs):
+    if any(_place(spec) != _place(specs[0]) for spec in specs):
         hint = "one cluster for all, or a command for each"
         problems.append(Problem("cluster", None, "the jobs of a sweep are on different clusters", hint))
     if problems:
         raise ConfigError(problems, "The sweep has problems; none of its jobs was started.")
     return specs
+
+
+def _place(spec: RunSpec) -> tuple[str, str | None]:
+    return spec.cluster.kind, getattr(spec.cluster, "id", None)
 
 
 def explain(overrides: Sequence[str], failure: Exception) -> ConfigError:

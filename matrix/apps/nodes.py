@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matrix.spec import AttachCluster, ClusterSpec, EngineSpec, LocalCluster, SglangEngine, SlurmCluster, VllmEngine
-from matrix.spec.cluster import resources_of
+from matrix.spec.cluster import WorkerGroup, resources_of
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,29 @@ def nodes_of(cluster: ClusterSpec) -> list[Node]:
     Args:
         cluster: The cluster; one on Slurm is `resolved`.
     """
-    labels: dict[str, float] = {}
-    others = 0.0
     match cluster:
         case LocalCluster():
-            names, cpus = ["this machine"], float(cluster.cpus or os.cpu_count() or 1)
+            total = {"CPU": float(cluster.cpus or os.cpu_count() or 1), "GPU": float(gpus_per_node(cluster))}
+            return [Node("this machine", total, total)]
         case SlurmCluster():
-            names, cpus = (
-                [f"worker-{number + 1}" for number in range(cluster.workers)],
-                float(cluster.cpus_per_node or 0),
-            )
-            asked = cluster.slurm
-            labels = resources_of(cluster, asked.partition or "", asked.account or "", asked.qos or "")
+            return _workers(cluster)
         case AttachCluster():
-            names, cpus = [f"node-{number + 1}" for number in range(cluster.nodes)], math.inf
-            others = math.inf
-    total = {"CPU": cpus, "GPU": float(gpus_per_node(cluster)), **labels}
-    return [Node(name, total, total, others) for name in names]
+            total = {"CPU": math.inf, "GPU": float(gpus_per_node(cluster))}
+            return [Node(f"node-{number + 1}", total, total, math.inf) for number in range(cluster.nodes)]
+
+
+def _workers(cluster: SlurmCluster) -> list[Node]:
+    asked = cluster.slurm
+    labels = resources_of(cluster, asked.partition or "", asked.account or "", asked.qos or "")
+    to_be = WorkerGroup(
+        nodes=cluster.workers, cpus=cluster.cpus_per_node or 0, gpus=cluster.gpus_per_node or 0, resources=labels
+    )
+    nodes: list[Node] = []
+    for group in cluster.there or (to_be,):
+        total = {"CPU": float(group.cpus), "GPU": float(group.gpus), **group.resources}
+        first = len(nodes) + 1
+        nodes += [Node(f"worker-{number}", total, total) for number in range(first, first + group.nodes)]
+    return nodes
 
 
 def gpus_of_this_machine() -> int:
@@ -64,6 +70,8 @@ def gpus_of_this_machine() -> int:
 
 def gpus_per_node(cluster: ClusterSpec) -> int:
     """GPUs of one node of the cluster."""
+    if isinstance(cluster, SlurmCluster) and cluster.there:
+        return max(group.gpus for group in cluster.there)
     return gpus_of_this_machine() if cluster.gpus_per_node is None else cluster.gpus_per_node
 
 

@@ -16,6 +16,7 @@ from matrix.check.problems import type_problem, union_member
 from matrix.check.resources import check_resources
 from matrix.check.sections import check_cluster, check_data, check_pipeline, check_workload
 from matrix.check.slurm import check_slurm
+from matrix.cluster.join import joined
 from matrix.cluster.resolve import resolved
 from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
 from matrix.spec import AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec, SlurmCluster
@@ -24,7 +25,7 @@ from matrix.tracking.tracker import check_tracker
 __all__ = ["check"]
 
 
-def check(config: Mapping[str, Any]) -> tuple[RunSpec | None, list[Problem]]:
+def check(config: Mapping[str, Any], *, joins: bool = True) -> tuple[RunSpec | None, list[Problem]]:
     """Check a resolved config as a whole.
 
     A section with a wrong type doesn't hide the problems of the others: rules that need it are left out, the rest is
@@ -32,6 +33,7 @@ def check(config: Mapping[str, Any]) -> tuple[RunSpec | None, list[Problem]]:
 
     Args:
         config: The composed config as plain data.
+        joins: A cluster of jobs that is there already is taken as it is, whatever the config says of its nodes.
 
     Returns:
         The spec (None if a type or a name is wrong) and every problem found.
@@ -58,8 +60,8 @@ def check(config: Mapping[str, Any]) -> tuple[RunSpec | None, list[Problem]]:
     if isinstance(cluster := sections.get("cluster"), SlurmCluster):
         problems += check_slurm(cluster)
         try:
-            # Of its nodes the rules need to know what Slurm says.
-            sections["cluster"] = resolved(cluster)
+            # Of its nodes the rules need to know what Slurm says, or what they are.
+            sections["cluster"] = (joined(cluster) if joins else None) or resolved(cluster)
         except ConfigError as error:
             problems += error.problems
             del sections["cluster"]

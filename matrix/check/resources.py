@@ -34,15 +34,15 @@ def check_pins(key: str, asked: Mapping[str, float], cluster: ClusterSpec) -> It
     """
     if not asked:
         return
-    node = nodes_of(cluster)[0]
-    names = [name for name in node.total if name not in _MACHINE]
+    nodes = nodes_of(cluster)
+    names = list({name for node in nodes for name in node.total if name not in _MACHINE})
     for name, amount in asked.items():
         place = f"{key}.{name}"
         if name in _MACHINE:
             yield Problem(place, amount, "is no logical resource", f"use {_MACHINE[name]}")
         elif amount > 1 and not float(amount).is_integer():
             yield Problem(place, amount, "more than 1 is asked for in whole numbers")
-        elif not node.others and name not in names:
+        elif not nodes[0].others and name not in names:
             give = "cluster.resources gives the nodes of cluster=slurm some"
             hint = did_you_mean(name, names, f"{key}.") if names else give
             yield Problem(place, amount, "no node of the cluster has it", hint)

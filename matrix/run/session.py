@@ -15,7 +15,7 @@ from matrix.cluster.ray import RayCluster, connect
 from matrix.models.source import ResolvedModel
 from matrix.run.console import Console, log
 from matrix.run.stop import undisturbed
-from matrix.spec import AppSpec, GatewayEngine, LocalCluster, OpenAIEngine, RunSpec
+from matrix.spec import AppSpec, ClusterSpec, GatewayEngine, LocalCluster, OpenAIEngine, RunSpec, SlurmCluster
 
 if TYPE_CHECKING:
     from matrix.apps.deploy import App
@@ -106,7 +106,7 @@ class Session:
             self._cluster = None
 
     def _join(self, spec: RunSpec) -> None:
-        if self._cluster is not None and self._cluster.spec == spec.cluster:
+        if self._cluster is not None and _is_same(self._cluster.spec, spec.cluster):
             return
         self.close()
         what = "Starting Ray on this machine" if spec.cluster.kind == "local" else "Joining the Ray cluster"
@@ -196,6 +196,13 @@ class Session:
             del self._mine[name]
             if name not in kept:
                 remove(name, patient=False)
+
+
+def _is_same(one: ClusterSpec, other: ClusterSpec) -> bool:
+    """Whether it is one cluster; workers of one of jobs come and go."""
+    if isinstance(one, SlurmCluster) and isinstance(other, SlurmCluster):
+        return one.id == other.id
+    return one == other
 
 
 def on_cluster(spec: RunSpec) -> dict[str, AppSpec]:

@@ -47,6 +47,15 @@ class HeadJob(Spec):
     """None: as the workers."""
 
 
+class WorkerGroup(Spec):
+    """Workers of a cluster that is there already."""
+
+    nodes: int
+    cpus: int
+    gpus: int
+    resources: dict[str, float]
+
+
 class SlurmCluster(Spec):
     """Ray on a Slurm allocation: a head job and worker jobs, through submitit."""
 
@@ -89,6 +98,8 @@ class SlurmCluster(Spec):
     """Ray's dashboard, on the head's loopback."""
     monitoring: bool = False
     """Prometheus and Grafana on the head's loopback."""
+    there: tuple[WorkerGroup, ...] = ()
+    """Workers of the cluster of this id, which a run takes as it finds them; filled in by the check."""
 
 
 _LABEL = 10000.0
