@@ -58,7 +58,8 @@ def look(name: str, version: str, replicas: Replicas) -> AppStatus:
     # While an engine loads Serve has nothing to add, and asking it costs CPU that the engine wants.
     app = None if loading and not failed else serve.status().applications.get(name)
     placing = _placing(app)
-    if app is not None and app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+    # One that is unhealthy with replicas that answer is about to get another one for those that don't.
+    if app is not None and (app.status == "DEPLOY_FAILED" or (app.status == "UNHEALTHY" and not ready)):
         return AppStatus(name, "failed", ready, wanted, "; ".join(failed) or placing or app.message)
     if loading:
         return AppStatus(name, "loading", ready, wanted, loading[-1])

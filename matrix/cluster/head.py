@@ -114,6 +114,8 @@ class _Head:
             self._signals.wait(_LOOK_S)
             if not ray.is_alive:
                 return _RAY_ENDED
+            if self._beat.is_superseded:
+                return _SUPERSEDED
             if self._signals.number is not None:
                 return f"it got {signal.Signals(self._signals.number).name}"
             with unknown(say, "The cluster's folder can't be read"):
@@ -153,11 +155,14 @@ class _Head:
     def _end(self, ray: RayNode, why: str) -> None:
         """End everything; what is cut off goes on if Slurm starts this job again."""
         self._beat.set(phase="draining", detail=why)
-        goes_on = self._signals.number is not None and self._may_come_back()
+        is_superseded = why == _SUPERSEDED
+        goes_on = is_superseded or (self._signals.number is not None and self._may_come_back())
         self._commands.end(_LEAVE_S, goes_on=goes_on)
         if self._monitoring:
             self._monitoring.end()
         ray.end()
+        if is_superseded:
+            return
         if goes_on:
             self._beat.close(phase="requeued", address="")
             with unknown(say, "The job can't be put back into the queue"):
@@ -235,6 +240,7 @@ class _Watched:
 
 _RAY_ENDED = "Ray's own process ended"
 _STOPPED = "matrix stop_cluster"
+_SUPERSEDED = "Slurm has started this job again elsewhere"
 
 
 def _starts() -> int:

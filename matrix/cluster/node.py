@@ -106,13 +106,15 @@ class RayNode:
 class Heartbeat:
     """Writes the state of this node to its file, again and again, from a thread of its own.
 
+    A job that Slurm has started again elsewhere, since it lost sight of this node, has the file from then on.
+
     Args:
         path: The file.
         node: The state to begin with.
     """
 
     def __init__(self, path: Path, node: Node) -> None:
-        self._path, self._node = path, node
+        self._path, self._node, self.is_superseded = path, node, False
         self._lock, self._end = threading.Lock(), threading.Event()
         self._write()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -142,8 +144,11 @@ class Heartbeat:
 
     def _write(self) -> None:
         # A full disk, or a file system that is away for a moment, is no reason to give the node up.
-        with suppress(OSError):
-            replace(self._node, heartbeat=time.time()).write(self._path)
+        with suppress(OSError, ClusterError):
+            there = Node.read(self._path)
+            self.is_superseded = there is not None and there.started > self._node.started
+            if not self.is_superseded:
+                replace(self._node, heartbeat=time.time()).write(self._path)
 
 
 class Signals:

@@ -129,7 +129,7 @@ class _Worker:
 
     def _drain(self, ray: RayNode) -> None:
         cluster = self._cluster()
-        if cluster is None or cluster.stopping or not self._folder.is_current:
+        if cluster is None or self._beat.is_superseded or cluster.stopping or not self._folder.is_current:
             return
         seconds = _TERMINATED_S if self._signals.number == signal.SIGTERM else self._spec.drain_s
         say(f"Draining for {seconds:g} s")
@@ -143,7 +143,12 @@ class _Worker:
 
     def _put_back(self) -> None:
         cluster = self._cluster()
-        if cluster is None or not self._is_wanted(cluster) or jobs.rank(self._spec.executor):
+        if (
+            cluster is None
+            or self._beat.is_superseded
+            or not self._is_wanted(cluster)
+            or jobs.rank(self._spec.executor)
+        ):
             return
         with unknown(say, "The job can't be put back into the queue"):
             if jobs.may_come_back(self._spec.executor, self._job):
@@ -154,6 +159,8 @@ class _Worker:
         """Why the worker should leave; empty if it shouldn't."""
         if self._signals.number is not None:
             return f"it got {signal.Signals(self._signals.number).name}"
+        if self._beat.is_superseded:
+            return "Slurm has started this job again elsewhere"
         cluster = self._cluster()
         if cluster is None:
             return ""
