@@ -143,12 +143,8 @@ class _Worker:
 
     def _put_back(self) -> None:
         cluster = self._cluster()
-        if (
-            cluster is None
-            or self._beat.is_superseded
-            or not self._is_wanted(cluster)
-            or jobs.rank(self._spec.executor)
-        ):
+        is_mine = not self._beat.is_superseded and not jobs.rank(self._spec.executor)
+        if cluster is None or not is_mine or not self._is_wanted(cluster):
             return
         with unknown(say, "The job can't be put back into the queue"):
             if jobs.may_come_back(self._spec.executor, self._job):
