@@ -24,11 +24,11 @@ from matrix.compose import (
     compose_config,
     describe,
     explain,
+    find_launcher,
     open_mappings,
     to_spec,
 )
 from matrix.errors import ConfigError, MatrixError
-from matrix.spec.redact import redact_arguments
 
 if TYPE_CHECKING:
     from matrix.run.jobs import Jobs
@@ -164,7 +164,8 @@ class _Command:
             elif _is_single_run(self._typed):
                 self._start(compose_config(arguments.overrides))
             else:
-                return self._enter_hydra_for(arguments.overrides, sweeps=arguments.multirun)
+                sweeps = arguments.multirun and not (arguments.cfg or arguments.info)
+                return self._enter_hydra_for(arguments.overrides, sweeps=sweeps)
         except COMPOSITION_ERRORS as error:
             return _say(explain(arguments.overrides, error))
         except MatrixError as error:
@@ -178,19 +179,22 @@ class _Command:
 
     def _enter_hydra_for(self, overrides: list[str], *, sweeps: bool) -> int:
         enter = hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")(self._job)
-        if sweeps:
-            specs = check_sweep(overrides)
-            from matrix.launcher import Launch, find_launcher, refuse_slurm
+        specs = check_sweep(overrides) if sweeps else []
+        launcher = find_launcher(overrides) if sweeps else None
+        if launcher is not None:
+            from matrix.run.launcher import Launch, refuse_slurm
+            from matrix.spec.redact import redact_arguments
 
-            launcher = find_launcher(overrides)
-            if launcher is not None:
-                refuse_slurm(specs)
-                if not any(spec.plan for spec in specs):
-                    return Launch(launcher, specs, [*self._program, *redact_arguments(self._typed)]).run(enter)
-                # A plan starts nothing, jobs neither.
-                sys.argv[1:] = [a for a in sys.argv[1:] if not a.startswith(("hydra/launcher=", "hydra.launcher."))]
-            elif specs and self._elsewhere(specs[0], sweeps=True):
-                return self._code
+            refuse_slurm(specs)
+            if not any(spec.plan for spec in specs):
+                sys.argv[1:] = launcher.settled(sys.argv[1:])
+                resume = shlex.join(launcher.settled([*self._program, *redact_arguments(self._typed)]))
+                expected = len(specs) if specs and launcher.knows_jobs else None
+                return Launch(launcher.executor, launcher.folder, launcher.sweep_dir, expected, resume).run(enter)
+            # A plan starts nothing, jobs neither.
+            sys.argv[1:] = [a for a in sys.argv[1:] if not a.startswith(("hydra/launcher=", "hydra.launcher."))]
+        elif specs and self._elsewhere(specs[0], sweeps=True):
+            return self._code
         enter()
         return self._exit_code
 
@@ -217,7 +221,7 @@ class _Command:
 
     def _launched(self, cfg: DictConfig, sweep_dir: Path, number: int) -> float | None:
         """Run the one job of this process, which ends with it."""
-        from matrix.launcher import end_job, refuse_slurm
+        from matrix.run.launcher import end_job, refuse_slurm
         from matrix.run.stop import Interrupted
 
         try:

@@ -1,6 +1,6 @@
 """Hydra's side of the house: overrides -> composed config -> RunSpec, and every problem on the way at once.
 
-This module, `matrix.launcher` and `matrix.cli` are the only ones that know Hydra.
+This module and `matrix.cli` are the only ones that know Hydra.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ _OPEN = re.compile(
     r"(apps\.[^.=]+\.)?(engine\.args|engine\.env|engine\.resources|model\.args)\.|sampling\.extra\.|"
     r"cluster\.slurm\.args\.|(cluster|workload)\.resources\."
 )
+_SUBMITIT = re.compile(r"hydra_plugins\.hydra_submitit_launcher\..*\.(?P<executor>\w+)Launcher")
+# A path that Hydra takes without quotes.
+_PLAIN_PATH = re.compile(r"[\w./+-]+")
 _APP_GROUP = re.compile(r"apps\.(?P<app>[^.=]+)\.(?P<group>engine|model)=(?P<options>[^{\[].*)")
 
 
@@ -140,6 +144,48 @@ def check_sweep(overrides: Sequence[str]) -> list[RunSpec]:
 
 def _place(spec: RunSpec) -> tuple[str, str | None]:
     return spec.cluster.kind, getattr(spec.cluster, "id", None)
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Where the jobs of a sweep go that have an allocation of their own each.
+
+    Attributes:
+        executor: submitit's.
+        folder: submitit's folder of a job, with `%j` for its id.
+        sweep_dir: Folder of the sweep, absolute.
+        knows_jobs: The jobs are all combinations of the command line, not what a sweeper finds on its way.
+    """
+
+    executor: str
+    folder: Path
+    sweep_dir: Path
+    knows_jobs: bool
+
+    def settled(self, arguments: Iterable[str]) -> list[str]:
+        """Arguments that name the folder of the sweep, so that no job works it out for itself."""
+        path = str(self.sweep_dir)
+        if not _PLAIN_PATH.fullmatch(path):
+            path = "'" + path.replace("'", r"\'") + "'"
+        others = [argument for argument in arguments if not argument.startswith("hydra.sweep.dir=")]
+        # Beside the overrides: Hydra's parser doesn't take them in two places.
+        place = next((i for i, one in enumerate(others) if "=" in one and not one.startswith("-")), len(others))
+        return [*others[:place], f"hydra.sweep.dir={path}", *others[place:]]
+
+
+def find_launcher(overrides: Sequence[str]) -> Launcher | None:
+    """The launcher of submitit that a sweep asks for; None for any other."""
+    parsed = OverridesParser.create().parse_overrides(open_mappings(overrides))
+    fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
+    with initialize_config_dir(config_dir=CONFIG_DIR, version_base="1.3", job_name="matrix"):
+        settings = compose("config", overrides=fixed, return_hydra_config=True).hydra
+        found = _SUBMITIT.fullmatch(settings.launcher["_target_"])
+        return found and Launcher(
+            executor=found["executor"].lower(),
+            folder=Path(settings.launcher.submitit_folder).expanduser().absolute(),
+            sweep_dir=Path(settings.sweep.dir).expanduser().absolute(),
+            knows_jobs=settings.sweeper["_target_"].endswith(".BasicSweeper"),
+        )
 
 
 def explain(overrides: Sequence[str], failure: Exception) -> ConfigError:

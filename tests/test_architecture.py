@@ -20,7 +20,7 @@ LAYERS = (
     {"cluster", "apps", "models", "pipelines", "agents", "tracking", "jobs"},
     {"check"},
     {"run", "compose", "api"},
-    {"inference", "commands", "launcher"},
+    {"inference", "commands"},
     {"cli"},
     # What the package hands out by its own name.
     {"__init__"},
@@ -37,7 +37,7 @@ NEIGHBOURS = {
 }
 
 # The only ones that know Hydra: everything else gets a RunSpec.
-KNOW_HYDRA = {"compose", "launcher", "cli"}
+KNOW_HYDRA = {"compose", "cli"}
 HYDRA = {"hydra", "omegaconf"}
 
 # Take a second or more to import, or are not installed everywhere: imported by the function that needs them.

@@ -116,7 +116,7 @@ def test_a_job_that_is_killed_is_named_and_the_others_are_waited_for(tmp_path: P
 
 
 def test_a_job_whose_time_is_over_is_requeued_and_goes_on(tmp_path: Path) -> None:
-    with FakeEngine.in_thread(latency_s=0.2) as engine:
+    with FakeEngine.in_thread(latency_s=0.6) as engine:
         sweep = (*against(engine.url), *LOCAL, "workload.concurrency=4", "hydra.sweep.dir=s")
         with started(tmp_path, *sweep) as process:
             wait_for(lambda: len(engine.requests) > 12, process)
@@ -125,7 +125,9 @@ def test_a_job_whose_time_is_over_is_requeued_and_goes_on(tmp_path: Path) -> Non
             os.kill(state.pid, signal.SIGUSR2)
             wait_for(lambda: word(tmp_path / "s" / "0") == "requeued", process)
             process.wait(120)
-        assert process.returncode == 0, (tmp_path / "said").read_text()
+        said = (tmp_path / "said").read_text()
+        assert process.returncode == 0, said
+        assert "jobs: 1 running" in said
         assert 48 <= len(engine.requests) <= 48 + 4
     state = state_of(tmp_path / "s" / "0")
     assert state is not None

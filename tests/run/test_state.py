@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from dataclasses import replace
@@ -34,7 +35,7 @@ def test_a_run_that_went_well(tmp_path: Path) -> None:
             assert state.run_id.startswith("here-")
             assert state.ended is not None
             assert state.started < state.ended <= time.time()
-            assert state.job_id is None
+            assert state.job_id == os.environ.get("SLURM_JOB_ID")
 
 
 def test_a_run_without_an_answer_has_failed(tmp_path: Path) -> None:

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-
-from matrix.compose import CONFIG_DIR, open_mappings
 from matrix.errors import ClusterError, ConfigError, MatrixError, Problem
 from matrix.run.execute import Outcome
 from matrix.run.jobs import show_jobs
@@ -30,57 +27,8 @@ from matrix.run.state import RunState
 from matrix.run.stop import NOTICES, Interrupted
 from matrix.spec import RunSpec, SlurmCluster
 
-_PLUGIN = "hydra_plugins.hydra_submitit_launcher."
-_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-_PLAIN = re.compile(r"[\w./+-]+")
-"""A path that Hydra takes without quotes."""
 _LOOK_S = 1.0
-
-
-@dataclass(frozen=True)
-class Launcher:
-    """Where the jobs of a sweep go.
-
-    Attributes:
-        name: What the user called it.
-        executor: submitit's.
-        folder: submitit's folder of a job, with `%j` for its id.
-        sweep_dir: Folder of the sweep, absolute: no job works it out for itself.
-        knows_jobs: The jobs are all combinations of the command line, not what a sweeper finds on its way.
-    """
-
-    name: str
-    executor: str
-    folder: Path
-    sweep_dir: Path
-    knows_jobs: bool
-
-    @property
-    def override(self) -> str:
-        """What the jobs have to be told."""
-        path = str(self.sweep_dir)
-        if not _PLAIN.fullmatch(path):
-            path = "'" + path.replace("'", r"\'") + "'"
-        return f"hydra.sweep.dir={path}"
-
-
-def find_launcher(overrides: Sequence[str]) -> Launcher | None:
-    """The launcher of submitit that a sweep asks for; None for any other."""
-    parsed = OverridesParser.create().parse_overrides(open_mappings(overrides))
-    fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
-    with initialize_config_dir(config_dir=CONFIG_DIR, version_base="1.3", job_name="matrix"):
-        cfg = compose("config", overrides=fixed, return_hydra_config=True)
-        hydra = cfg.hydra
-        if not str(hydra.launcher._target_).startswith(_PLUGIN):
-            return None
-        executor = "slurm" if str(hydra.launcher._target_).endswith("SlurmLauncher") else "local"
-        return Launcher(
-            name=f"submitit_{executor}",
-            executor=executor,
-            folder=Path(hydra.launcher.submitit_folder).expanduser().absolute(),
-            sweep_dir=Path(hydra.sweep.dir).expanduser().absolute(),
-            knows_jobs=hydra.sweeper._target_ == _BASIC,
-        )
+_FOLLOW_S = 5.0
 
 
 def refuse_slurm(specs: Iterable[RunSpec]) -> None:
@@ -139,68 +87,97 @@ class Launch:
     """One launch of a sweep: submit, wait for all, and read what came of them.
 
     Args:
-        launcher: Where the jobs go.
-        specs: Of the jobs, as far as they are known.
-        typed: The command line, without secrets.
+        executor: submitit's.
+        folder: submitit's folder of a job, with `%j` for its id.
+        sweep_dir: Folder of the sweep.
+        expected: How many jobs there will be; None if only the sweeper knows.
+        resume: The command line that goes on with the sweep.
     """
 
-    def __init__(self, launcher: Launcher, specs: Sequence[RunSpec], typed: Sequence[str]) -> None:
-        self._launcher = launcher
-        self._expected = len(specs) if specs and launcher.knows_jobs else None
-        self._resume = shlex.join([*_elsewhere(typed), launcher.override])
+    def __init__(self, executor: str, folder: Path, sweep_dir: Path, expected: int | None, resume: str) -> None:
+        self._executor = executor
+        self._folder = folder
+        self._sweep_dir = sweep_dir
+        self._expected = expected
+        self._resume = resume
         self._earlier = {path.name for path in self._pickles()}
         # A sweep that is resumed has states of its last launch.
-        states = launcher.sweep_dir.glob("[0-9]*/state.json")
+        states = sweep_dir.glob("[0-9]*/state.json")
         self._starts = {int(state.parent.name): _starts(state.parent) for state in states}
 
     def run(self, submit: Callable[[], object]) -> int:
         """Run it; returns the worst job's exit code.
 
         Args:
-            submit: Hydra's own way, which also waits, but not for all; it reads `sys.argv`.
+            submit: Hydra's own way, which also waits, but not for all.
 
         Raises:
             ClusterError: Slurm refuses the jobs.
             KeyboardInterrupt: The user is tired of waiting; the jobs go on.
         """
-        sys.argv[1:] = [*_elsewhere(sys.argv[1:]), self._launcher.override]
         number = "jobs" if self._expected is None else f"{self._expected} jobs"
-        _say(f"{number} of {self._launcher.name} in {self._launcher.sweep_dir}; logs in {self._logs()}")
+        _say(f"{number} of submitit_{self._executor} in {self._sweep_dir}; logs in {self._logs()}")
         try:
-            try:
-                submit()
-            except Exception as error:
-                # Most likely that of the first job that failed; all jobs are looked at below.
-                if not self._submitted():
-                    raise _submission_error(self._launcher.name, error) from error
-            jobs = self._submitted()
-            for job in jobs:
-                job.wait()
+            with self._followed():
+                try:
+                    submit()
+                except Exception as error:
+                    # Most likely that of the first job that failed; all jobs are looked at below.
+                    if not self._submitted():
+                        raise _submission_error(self._executor, error) from error
+                jobs = self._submitted()
+                for job in jobs:
+                    job.wait()
         except KeyboardInterrupt:
             self._say_how_to_cancel()
             raise
         return self._show({job.number: job for job in jobs})
 
+    @contextmanager
+    def _followed(self) -> Iterator[None]:
+        """Say how the jobs are, whenever that has changed, for as long as the block goes."""
+        over = threading.Event()
+
+        def follow() -> None:
+            said = ""
+            while not over.wait(_FOLLOW_S):
+                counted = Counter(map(self._word, range(self._expected or len(self._pickles()))))
+                if (text := ", ".join(f"{number} {word}" for word, number in counted.items())) != said:
+                    _say(f"{time.strftime('%H:%M:%S')} jobs: {text}")
+                    said = text
+
+        follower = threading.Thread(target=follow, daemon=True)
+        follower.start()
+        try:
+            yield
+        finally:
+            over.set()
+            follower.join()
+
+    def _word(self, number: int) -> str:
+        state = RunState.of_run(self._sweep_dir / str(number))
+        return state.word if state and state.starts > self._starts.get(number, 0) else "waiting"
+
     def _logs(self) -> Path:
-        return Path(str(self._launcher.folder).partition("%")[0])
+        return Path(str(self._folder).partition("%")[0])
 
     def _pickles(self) -> list[Path]:
-        pattern = self._launcher.folder.name.replace("%j", "*")
-        return sorted(self._launcher.folder.parent.glob(f"{pattern}/*_submitted.pkl"))
+        pattern = self._folder.name.replace("%j", "*")
+        return sorted(self._folder.parent.glob(f"{pattern}/*_submitted.pkl"))
 
     def _submitted(self) -> list[_Job]:
         """The jobs of this launch, as submitit wrote them down."""
         import submitit
         from submitit.core.utils import DelayedSubmission
 
-        kind = submitit.SlurmJob if self._launcher.executor == "slurm" else submitit.LocalJob
+        kind = submitit.SlurmJob if self._executor == "slurm" else submitit.LocalJob
         jobs = []
         for path in self._pickles():
             if path.name not in self._earlier:
-                job = kind(self._launcher.folder, path.name.removesuffix("_submitted.pkl"))
+                job = kind(self._folder, path.name.removesuffix("_submitted.pkl"))
                 # What the launcher is called with: overrides, key, number, ...
                 number = DelayedSubmission.load(path).args[2]
-                jobs.append(_Job(job.job_id, number, job.paths.stderr, self._launcher.executor == "local", job))
+                jobs.append(_Job(job.job_id, number, job.paths.stderr, self._executor == "local", job))
         return jobs
 
     def _show(self, jobs: dict[int, _Job]) -> int:
@@ -208,7 +185,7 @@ class Launch:
         numbers = sorted(jobs) if self._expected is None else range(self._expected)
         outcomes, reasons = [], []
         for number in numbers:
-            run_dir = self._launcher.sweep_dir / str(number)
+            run_dir = self._sweep_dir / str(number)
             exit_code, reason = self._what_came_of(run_dir, jobs.get(number))
             outcomes.append(Outcome(run_dir, exit_code, _summary(run_dir)))
             if exit_code:
@@ -232,8 +209,8 @@ class Launch:
     def _say_how_to_cancel(self) -> None:
         ids = list(dict.fromkeys(job.id.partition("_")[0] for job in self._submitted()))
         if ids:
-            command = "scancel" if self._launcher.executor == "slurm" else "kill"
-            _say(f"\nThe jobs go on, and write to {self._launcher.sweep_dir}. Cancel them with:")
+            command = "scancel" if self._executor == "slurm" else "kill"
+            _say(f"\nThe jobs go on, and write to {self._sweep_dir}. Cancel them with:")
             _say(f"  {command} {' '.join(ids)}")
         _say(f"\nOnce they have ended, resume with:\n  {self._resume}")
 
@@ -257,17 +234,12 @@ def end_job(stopped: Interrupted, run_dir: Path) -> NoReturn:
     sys.exit(stopped.exit_code)
 
 
-def _submission_error(name: str, error: Exception) -> Exception:
+def _submission_error(executor: str, error: Exception) -> Exception:
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     if isinstance(error, FailedJobError | FailedSubmissionError):
-        return ClusterError(f"{name} can't submit the jobs:\n{str(error).strip()}")
+        return ClusterError(f"submitit_{executor} can't submit the jobs:\n{str(error).strip()}")
     return error
-
-
-def _elsewhere(arguments: Sequence[str]) -> list[str]:
-    """Arguments without the folder of the sweep."""
-    return [argument for argument in arguments if not argument.startswith("hydra.sweep.dir=")]
 
 
 def _amend(run_dir: Path, **fields: Any) -> None:
