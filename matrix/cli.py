@@ -164,8 +164,7 @@ class _Command:
             elif _is_single_run(self._typed):
                 self._start(compose_config(arguments.overrides))
             else:
-                sweeps = arguments.multirun and not (arguments.cfg or arguments.info)
-                return self._enter_hydra_for(arguments.overrides, sweeps=sweeps)
+                return self._enter_hydra_for(arguments.overrides, sweeps=arguments.multirun)
         except COMPOSITION_ERRORS as error:
             return _say(explain(arguments.overrides, error))
         except MatrixError as error:
@@ -188,7 +187,7 @@ class _Command:
             refuse_slurm(specs)
             if not any(spec.plan for spec in specs):
                 sys.argv[1:] = launcher.settled(sys.argv[1:])
-                resume = shlex.join(launcher.settled([*self._program, *redact_arguments(self._typed)]))
+                resume = shlex.join([*self._program, *launcher.settled(redact_arguments(self._typed))])
                 expected = len(specs) if specs and launcher.knows_jobs else None
                 return Launch(launcher.executor, launcher.folder, launcher.sweep_dir, expected, resume).run(enter)
             # A plan starts nothing, jobs neither.

@@ -145,7 +145,7 @@ def test_ctrl_c_says_how_to_cancel_and_to_go_on(tmp_path: Path) -> None:
             assert process.wait(60) == 130
             said = (tmp_path / "said").read_text()
             assert f"write to {tmp_path / 's'}. Cancel them with:\n  kill " in said
-            assert f"hydra.sweep.dir={tmp_path / 's'}\n" in said
+            assert f"hydra.sweep.dir={tmp_path / 's'} " in said
             assert "Traceback" not in said
             assert word(tmp_path / "s" / "0") == "running", "nobody has cancelled it"
             (pid,) = said.partition("kill ")[2].splitlines()[0].split()
