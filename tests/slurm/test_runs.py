@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.weights import CACHE
 from tests.slurm.clusters import SIMULATED, SMALL, assert_whole, run_dir, status
 from tests.slurm.login import Login
 from tests.slurm.machine import Slurm
@@ -143,27 +142,6 @@ def test_one_failing_job_of_a_sweep_hides_no_other(there: Login) -> None:
 def test_several_drivers_on_the_workers(there: Login) -> None:
     there.run("cluster=slurm", *SIMULATED, "workload.drivers=2", "run.dir=drivers")
     assert_whole(there.cwd / "drivers")
-
-
-def test_a_cluster_that_a_run_starts_ends_with_it(login: Login) -> None:
-    done = login.run(*SMALL, *SIMULATED)
-    assert_whole(run_dir(login))
-    assert "48 ok, 0 errors" in done.stdout
-    assert login.leftovers() == []
-    # Detached as well: nobody is there to switch the light off.
-    login.run(*SMALL, *SIMULATED, "run.detach=true", "run.dir=detached")
-    login.wait_for(lambda: not login.squeue(), 90, "the cluster has ended by itself")
-    assert_whole(login.cwd / "detached")
-
-
-def test_vllm_on_a_node(login: Login) -> None:
-    """The main job as it is: a real model."""
-    login.env["MATRIX_CACHE"] = str(CACHE)
-    small = [one for one in SMALL if "mem_gb" not in one]
-    options = ["cluster.mem_gb_per_node=5", "cluster.head.mem_gb=1", "cluster.start_timeout_s=300"]
-    done = login.run(*small, *options, "tracker=none", "dataset.limit=4", "engine.cpus=2", timeout_s=500)
-    assert_whole(run_dir(login), rows=4)
-    assert "4 ok, 0 errors" in done.stdout
 
 
 def test_the_environment_of_the_terminal_reaches_the_run_and_no_file_after_it(there: Login) -> None:
