@@ -23,7 +23,7 @@ run: setup  ## Run the main job; ARGS="pipeline=gsm8k trials=2" changes it
 # One pytest for all: the integration tests and Slurm's are a queue each, side by side, and the unit tests fill up the rest
 # (tests/conftest.py).
 test: lint $(OPENWANDB)  ## Run everything that CI runs: lint, then all tests, WORKERS=2 side by side
-	MATRIX_OPENWANDB=$(abspath $(OPENWANDB)) $(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	MATRIX_OPENWANDB=$(abspath $(OPENWANDB)) $(PY) -m pytest -n $(WORKERS) $(ARGS)
 
 lint: setup  ## Check style and types: ruff, mypy
 	$(PY) -m ruff check .

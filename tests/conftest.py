@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 TESTS = Path(__file__).parent
-LONG = (TESTS / "integration", TESTS / "slurm")
+LONG = ("tests/integration/", "tests/slurm/")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -15,9 +17,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS / "slurm"):
             item.add_marker("slurm")
-        if item.get_closest_marker("slurm") or item.get_closest_marker("integration"):
-            folder = next((folder for folder in LONG if item.path.is_relative_to(folder)), None)
-            # What one starts is for all tests of the folder, or of the file.
-            item.add_marker(pytest.mark.xdist_group(folder.name if folder else item.path.stem))
-    # The long ones first: the short ones fill up what is left of each worker's time.
-    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in LONG))
+    # The long queues first: what is short fills up the rest of each worker's time.
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+class Queues(LoadScopeScheduling):  # type: ignore[misc]
+    """A queue for each of the long folders, whose tests share what they start; else one for each file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in LONG if nodeid.startswith(folder)), nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    # Else it takes the queue with the most tests first.
+    config.option.loadscopereorder = False
+    return Queues(config, log)

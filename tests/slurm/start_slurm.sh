@@ -15,7 +15,7 @@ on() { nsenter --all --target "$(host "$1")" -- "${@:2}"; }
 until_true() {                                        # until_true SECONDS COMMAND...
     local deadline=$((SECONDS + $1))
     until "${@:2}" >/dev/null 2>&1; do
-        ((SECONDS < deadline)) || { echo "Not within $1 s: ${*:2}" >&2; tail -n 20 "$BASE"/log/*.log >&2; exit 1; }
+        ((SECONDS < deadline)) || { echo "Not within $1 s: ${*:2}" >&2; exit 1; }
         sleep 0.1
     done
 }
@@ -201,7 +201,7 @@ all_idle() { [[ $(sinfo -h -N -p main -o %T | grep -c "^idle$") == "${#NODES[@]}
 
 [[ $1 == start ]] || { stop; exit 0; }
 mkdir -p "$BASE/log"
-trap '(($? == 0)) || stop' EXIT
+trap '(($? == 0)) || { tail -n 20 "$BASE"/log/*.log >&2; stop; }' EXIT
 start_network
 write_config
 start_munge

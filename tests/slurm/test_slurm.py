@@ -88,12 +88,13 @@ def test_a_job_on_nodes_without_a_host_waits(login: Login) -> None:
 def test_a_preempted_job_is_requeued_soon(login: Login) -> None:
     whole = ("--nodelist=n1", "--exclusive")
     low = submit(login, "--partition=low", *whole, seconds=300)
-    login.wait_for(lambda: said(login) == [f"n1 0 {login.tmp}"], 20, "the low one runs")
+    login.wait_for(lambda: said(login) == [f"n1 0 {login.tmp}"], 60, "the low one runs")
     submit(login, "--partition=high", *whole, seconds=1, name="high")
     login.wait_for(lambda: said(login, "high"), 60, "the high one takes its place")
     begun = time.monotonic()
-    login.wait_for(lambda: len(said(login)) == 2, 40, "the low one runs again")
-    assert time.monotonic() - begun < 30
+    login.wait_for(lambda: len(said(login)) == 2, 60, "the low one runs again")
+    # Else it is two minutes.
+    assert time.monotonic() - begun < 50
     assert said(login)[1] == f"n1 1 {login.tmp}"
     assert login.job(low)["state"] == "RUNNING"
 
@@ -108,7 +109,7 @@ def test_leftovers_are_found(login: Login) -> None:
     assert login.leftovers() == []
     waits = submit(login, "--hold")
     submit(login, "--nodelist=n2", seconds=300)
-    login.wait_for(lambda: len(said(login)) == 1, 20, "a job runs")
+    login.wait_for(lambda: len(said(login)) == 1, 60, "a job runs")
     server = "import socket, time; s = socket.create_server(('127.0.0.1', 7654)); time.sleep(300)"
     enter = ("nsenter", "--all", "--target", str(login.slurm.host("n1")), "--")
     process = login.start(*enter, sys.executable, "-c", server)
@@ -149,7 +150,7 @@ def test_nothing_is_left_of_slurm_itself(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 60
         login = Login(Slurm(base), tmp_path)
         submit(login, "--nodelist=n2", seconds=300)
-        login.wait_for(lambda: said(login), 20, "a job runs")
+        login.wait_for(lambda: said(login), 60, "a job runs")
         assert _of_this_machine() != before
         assert login.processes()
     assert not base.exists()
