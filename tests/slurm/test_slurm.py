@@ -151,21 +151,25 @@ def test_nothing_is_left_of_slurm_itself(tmp_path: Path) -> None:
         login = Login(Slurm(base), tmp_path)
         submit(login, "--nodelist=n2", seconds=300)
         login.wait_for(lambda: said(login), 60, "a job runs")
-        assert _of_this_machine() != before
+        bridge = (base / "bridge").read_text().strip()
+        assert bridge in _links()
         assert login.processes()
     assert not base.exists()
     assert login.processes() == {}
+    assert bridge not in _links()
     assert _of_this_machine() == before
     # A second stop finds nothing to do.
     subprocess.run([SCRIPT, "stop", base], check=True)
 
 
+def _links() -> str:
+    return subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+
+
 def _of_this_machine() -> dict[str, str]:
-    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
     files = ("/proc/self/mounts", "/etc/hosts")
     folders = ("/etc/slurm", "/etc/munge", "/run/munge", "/run/netns")
     return {
-        "links": "\n".join(line.split()[1] for line in links.splitlines() if line.split()[1].startswith("mx")),
         **{name: Path(name).read_text() for name in files},
         **{name: "\n".join(sorted(map(str, Path(name).rglob("*")))) for name in folders},
     }
