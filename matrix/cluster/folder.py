@@ -94,8 +94,15 @@ class ClusterFolder:
         return found
 
     def spec(self) -> SlurmCluster:
-        """The spec that the cluster was started with."""
-        return SlurmCluster.model_validate(self.cluster().spec)
+        """The spec that the cluster was started with.
+
+        Raises:
+            ClusterError: It can't be read.
+        """
+        try:
+            return SlurmCluster.model_validate(self.cluster().spec)
+        except ValueError as error:
+            raise ClusterError(f"{self.path} was made by another version of matrix: {error}") from error
 
     def change(self, **changes: Any) -> Cluster:
         """Change fields of `cluster.json`; the caller holds the lock."""

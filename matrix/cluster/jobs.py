@@ -83,7 +83,7 @@ def states(executor: str, ids: Iterable[str]) -> dict[str, JobStatus]:
     """
     if executor == "slurm":
         return slurm.job_states(list(ids))
-    return {job: JobStatus(job, "RUNNING", "", socket.gethostname(), 0, 0, 0) for job in ids if _lives(job)}
+    return {job: JobStatus(job, "RUNNING", "", socket.gethostname(), 0, 0, 0) for job in ids if _lives(executor, job)}
 
 
 def living(executor: str, ids: Iterable[str]) -> list[str]:
@@ -97,7 +97,7 @@ def cancel(executor: str, ids: Iterable[str], number: int = signal.SIGTERM) -> N
     if executor == "slurm":
         slurm.cancel(wanted)
         return
-    for job in filter(_lives, wanted):
+    for job in (one for one in wanted if _lives(executor, one)):
         # The job's own process is a child of submitit's controller, which hands the signal on, but for SIGKILL.
         for pid in [*(_children(job) if number == signal.SIGKILL else []), int(job)]:
             with _gone_is_fine():
@@ -157,6 +157,7 @@ def _submit(folder: ClusterFolder, spec: SlurmCluster, parameters: dict[str, Any
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    before: list[Any] = [] if spec.executor == "slurm" else [_session]
     if spec.executor == "slurm":
         executor: Any = submitit.SlurmExecutor(folder.jobs)
         executor.update_parameters(**parameters)
@@ -166,11 +167,17 @@ def _submit(folder: ClusterFolder, spec: SlurmCluster, parameters: dict[str, Any
         executor.update_parameters(stderr_to_stdout=True, gpus_per_node=parameters.get("gpus_per_node", 0))
     try:
         with _of_its_own(), executor.batch():
-            jobs = [executor.submit(main) for main in mains]
+            jobs = [executor.submit(*before, main) for main in mains]
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         said = [line for line in str(error).splitlines() if "sbatch:" in line] or str(error).splitlines()[-3:]
         raise ClusterError("Slurm refuses the job: " + "; ".join(line.strip() for line in said)) from error
     return [str(job.job_id) for job in jobs]
+
+
+def _session(main: Main) -> None:
+    """A local job: what the terminal sends the processes of its submitter's session isn't meant for it."""
+    os.setsid()
+    main()
 
 
 @contextmanager
@@ -199,8 +206,13 @@ def _of_its_own() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def _lives(pid: str) -> bool:
-    return start_time(int(pid)) is not None
+def _lives(executor: str, pid: str) -> bool:
+    try:
+        # A process that was given the id since is none of ours.
+        is_ours = executor == "debug" or b"submitit" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return is_ours and start_time(int(pid)) is not None
 
 
 def _children(pid: str) -> list[int]:

@@ -151,7 +151,11 @@ def wait_until_gone(folder: ClusterFolder, live: LiveLine, timeout_s: float) -> 
 
 
 def end(folder: ClusterFolder, live: LiveLine) -> None:
-    """Make sure that a cluster which ends by itself is gone."""
+    """End a cluster whose commands have all ended; returns when it is gone, or at once if another one has come in."""
+    with folder.lock(live.say):
+        if not all(command.has_ended for command in folder.commands()):
+            return
+        folder.change(stopping=True)
     wait_until_gone(folder, live, _HEAD_LEAVES_S)
     with folder.lock(live.say):
         _end_jobs(folder)

@@ -40,7 +40,7 @@ class State:
             return cls.of(found)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ClusterError(f"{path} can't be read ({error}): another version of matrix may have made it") from error
 
     @classmethod

@@ -27,6 +27,7 @@ _DEATHS = 3
 """Times that Ray may end so soon after its start."""
 _TERMINATED_S = 3.0
 """Of a job that gets SIGTERM Slurm ends every process, Ray's as well: there is nothing to drain."""
+_UNREADABLE = "The cluster's folder can't be read"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,11 @@ class _Worker:
                 self._beat.close(phase="failed", detail="Ray ended three times in a row soon after its start")
                 raise ClusterError(f"Ray ends again and again on {self._beat.node.host}; its last lines are above")
         say(f"The worker ends: {why}")
-        self._beat.close(phase="ended", detail=why)
+        comes_back = self._signals.number is not None and self._may_come_back()
+        self._beat.close(phase="requeued" if comes_back else "ended", detail=why)
+        if comes_back:
+            with unknown(say, "The job can't be put back into the queue"):
+                jobs.put_back()
 
     def _join(self, head: Node) -> RayNode:
         spec, options, ip = self._spec, self._spec.slurm, own_ip(head.ip)
@@ -124,13 +129,11 @@ class _Worker:
             return None
         finally:
             ray.end()
-            if self._signals.number is not None:
-                self._put_back()
 
     def _drain(self, ray: RayNode) -> None:
-        cluster = self._cluster()
-        if cluster is None or self._beat.is_superseded or cluster.stopping or not self._folder.is_current:
-            return
+        with unknown(say, _UNREADABLE):
+            if self._beat.is_superseded or not self._folder.is_current or self._folder.cluster().stopping:
+                return
         seconds = _TERMINATED_S if self._signals.number == signal.SIGTERM else self._spec.drain_s
         say(f"Draining for {seconds:g} s")
         ray.drain(seconds, lambda: self._signals.number == signal.SIGTERM or self._is_empty())
@@ -141,15 +144,14 @@ class _Worker:
             return not busy_nodes(self._folder).get(self._beat.node.node_id, True)
         return False
 
-    def _put_back(self) -> None:
-        cluster = self._cluster()
-        is_mine = not self._beat.is_superseded and not jobs.rank(self._spec.executor)
-        if cluster is None or not is_mine or not self._is_wanted(cluster):
-            return
-        with unknown(say, "The job can't be put back into the queue"):
-            if jobs.may_come_back(self._spec.executor, self._job):
-                say("Slurm starts this job again")
-                jobs.put_back()
+    def _may_come_back(self) -> bool:
+        """Whether the cluster wants the worker, and Slurm would start it again."""
+        if self._beat.is_superseded or jobs.rank(self._spec.executor):
+            return False
+        with unknown(say, "The job's state can't be found out"):
+            if self._folder.is_current and self._is_wanted(self._folder.cluster()):
+                return jobs.may_come_back(self._spec.executor, self._job)
+        return False
 
     def _leaves(self) -> str:
         """Why the worker should leave; empty if it shouldn't."""
@@ -157,20 +159,17 @@ class _Worker:
             return f"it got {signal.Signals(self._signals.number).name}"
         if self._beat.is_superseded:
             return "Slurm has started this job again elsewhere"
-        cluster = self._cluster()
-        if cluster is None:
-            return ""
-        return "" if self._is_wanted(cluster) else "the cluster doesn't want it any more"
+        with unknown(say, _UNREADABLE):
+            if not self._folder.is_current:
+                return "the cluster is no more"
+            if not self._is_wanted(self._folder.cluster()):
+                return "the cluster doesn't want it any more"
+        return ""
 
     def _is_wanted(self, cluster: Cluster) -> bool:
         mine = [worker for worker in cluster.workers if worker.job_id == self._job]
         # Not noted yet: the command that submitted it is about to.
-        return self._folder.is_current and not cluster.stopping and all(worker.wanted for worker in mine)
-
-    def _cluster(self) -> Cluster | None:
-        with unknown(say, "The cluster's folder can't be read"):
-            return self._folder.cluster()
-        return None
+        return not cluster.stopping and all(worker.wanted for worker in mine)
 
     def _wait_for_head(self) -> tuple[Node | None, str]:
         """The head, once it is up; or why there is nothing to wait for."""

@@ -72,7 +72,7 @@ def with_run_dir(spec: RunSpec, arguments: Sequence[str]) -> tuple[list[str], st
     """The arguments of a single run with its run dir settled, so that whoever starts it again resumes it."""
     path = str(place(spec).path)
     kept = [a for a in arguments if not a.startswith(("run.dir=", "run.detach="))]
-    return [*kept, f"run.dir={path}"], path
+    return [*kept, f"run.dir={_quoted(path)}"], path
 
 
 def with_sweep_dir(spec: RunSpec, arguments: Sequence[str]) -> tuple[list[str], str]:
@@ -88,4 +88,9 @@ def with_sweep_dir(spec: RunSpec, arguments: Sequence[str]) -> tuple[list[str], 
     default = Path(spec.run.root).expanduser() / "sweeps" / time.strftime("%Y%m%d-%H%M%S")
     path = str(Path(given.strip("'\"") if given else default).expanduser().absolute())
     kept = [a for a in arguments if not a.startswith((f"{key}=", "run.detach="))]
-    return [*kept, f"{key}='{path}'"], path
+    return [*kept, f"{key}={_quoted(path)}"], path
+
+
+def _quoted(path: str) -> str:
+    """As Hydra takes it for one string, whatever is in it."""
+    return "'" + path.replace("'", "\\'") + "'"
