@@ -141,10 +141,10 @@ def read(folder: ClusterFolder, key: str) -> Command:
 
 
 def find_command(folders: Sequence[ClusterFolder], name: str) -> tuple[ClusterFolder, Command]:
-    """A command by its key, or by the run dir or sweep that it writes to.
+    """A command by its key, or the last one that writes to a run dir or sweep.
 
     Raises:
-        ClusterError: There is none, or several.
+        ClusterError: There is none.
     """
     wanted = str(Path(name).expanduser().absolute())
     found = [
@@ -157,7 +157,7 @@ def find_command(folders: Sequence[ClusterFolder], name: str) -> tuple[ClusterFo
         keys = [command.key for folder in folders for command in folder.commands()][-5:]
         known = f"the last ones: {', '.join(keys)}" if keys else "none runs inside a cluster"
         raise ClusterError(f"{name}: no such run ({known})")
-    return found[-1]
+    return max(found, key=lambda one: one[1].submitted)
 
 
 def _resume(command: Command) -> str:

@@ -92,9 +92,9 @@ def wait_for_head(folder: ClusterFolder, show: Callable[[str], None]) -> Node:
             state = status.state if status else "gone"
             raise ClusterError(f"the head's job {job} has ended ({state}) before Ray was up{last_lines(folder, job)}")
         waited = time.monotonic() - began
-        runs = head is not None and head.phase == "starting"
+        runs = status is not None and status.state == "RUNNING"
         limit, key = (spec.start_timeout_s, "start_timeout_s") if runs else (spec.queue_timeout_s, "queue_timeout_s")
-        since = time.time() - head.started if head is not None and runs else waited
+        since = min(waited, time.time() - status.started) if status is not None and runs else waited
         if since > limit:
             raise ClusterError(f"the head (job {job}) is not up after {since:.0f} s (cluster.{key}={limit:g})")
         show(f"head: job {job} {_word(status, asking)}")
