@@ -197,6 +197,11 @@ def find_all(root: Path) -> list[ClusterFolder]:
     return [folder for folder in found if folder is not None]
 
 
+def find_old(root: Path, name: str = "") -> list[ClusterFolder]:
+    """All clusters below a root, or of one id, also those that are no more but for their logs."""
+    return [ClusterFolder(path.parent) for path in sorted(root.glob(f"{name or '*'}/*/cluster.json"))]
+
+
 def create(spec: SlurmCluster, *, for_runs: bool) -> ClusterFolder:
     """Make the folder of a new cluster; the caller holds the lock."""
     home = home_of(spec)

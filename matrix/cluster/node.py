@@ -156,21 +156,17 @@ class Signals:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._came = threading.Event()
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 signal.signal(number, self._note)
 
     def wait(self, seconds: float) -> None:
-        """Sleep; a signal ends it."""
-        if self.number is None:
-            self._came.wait(seconds)
-        else:
-            time.sleep(seconds)
+        """Sleep until the next look."""
+        # An event that the handler sets could lock up: the handler runs in this thread, amid the event's own wait.
+        time.sleep(seconds)
 
     def _note(self, number: int, _frame: object) -> None:
         self.number = number
-        self._came.set()
 
 
 def start_child(command: Sequence[str], environment: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from matrix.cluster.folder import find, find_all, root_of
+from matrix.cluster.folder import find_old, root_of
 from matrix.cluster.follow import find_command, follow
 from matrix.cluster.waiting import LiveLine
 from matrix.commands import clusters
@@ -16,7 +16,8 @@ HELP = """\
 usage: matrix attach RUN [cluster.id=NAME] [cluster.root=FOLDER]
 
 Follow a run inside a cluster again, from the beginning of its output; the exit code is the run's. RUN is its run dir,
-its sweep's, or its key (matrix status lists them). Ctrl-C asks the run to stop, a second one leaves it alone.
+its sweep's, or its key (matrix status lists them), also after the end of its cluster. Ctrl-C asks the run to stop, a
+second one leaves it alone.
 """
 
 
@@ -28,9 +29,7 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(
             [Problem("RUN", " ".join(names) or None, "give one run: its run dir or key")], "Nothing done."
         )
-    root = root_of(own["cluster.root"])
-    one = find(root / own["cluster.id"]) if own["cluster.id"] else None
-    folder, command = find_command([one] if one else find_all(root), names[0])
+    folder, command = find_command(find_old(root_of(own["cluster.root"]), own["cluster.id"]), names[0])
     live = LiveLine()
     if command.has_ended:
         print(f"{command.key} has ended: {command.phase}", file=sys.stderr)
