@@ -235,7 +235,7 @@ class _Command:
     def _start(self, cfg: DictConfig, sweep_dir: Path | None = None, number: int | None = None) -> float | None:
         spec = to_spec(cfg)
         gc.enable()
-        if self._elsewhere(spec):
+        if sweep_dir is None and self._elsewhere(spec):
             return None
         from matrix.run.jobs import Jobs
 
