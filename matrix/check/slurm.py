@@ -39,6 +39,8 @@ def check_slurm(cluster: SlurmCluster) -> list[Problem]:
     problems = []
     if not is_installed("submitit"):
         problems.append(not_installed("cluster.kind", "slurm", "submitit", "matrix-llm[slurm]", "another cluster"))
+    if cluster.id == "local":
+        problems.append(Problem("cluster.id", "local", "is the one of this machine (cluster=local)", "give another"))
     if cluster.min_workers is not None and cluster.min_workers > cluster.workers:
         message = f"is more than cluster.workers={cluster.workers}"
         problems.append(Problem("cluster.min_workers", cluster.min_workers, message, f"at most {cluster.workers}"))

@@ -27,6 +27,7 @@ def test_the_spec_holds_what_was_found_out() -> None:
 @pytest.mark.parametrize(
     ("cluster", "said"),
     [
+        ({"id": "local"}, "cluster.id=local: is the one of this machine (cluster=local) (give another)"),
         ({"min_workers": 3, "workers": 2}, "cluster.min_workers=3: is more than cluster.workers=2 (at most 2)"),
         ({"slurm": {"args": {"partition": "a"}}}, "cluster.slurm.args.partition=a: matrix itself sets this (use cluster.slurm.partition)"),
         ({"slurm": {"args": {"job-name": "a"}}}, "cluster.slurm.args.job-name=a: matrix itself sets this (use cluster.id)"),
