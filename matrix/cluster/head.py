@@ -71,7 +71,7 @@ class _Head:
             ray = RayNode(self._folder.token, self._spec.start_timeout_s, self._options())
         except ClusterError as error:
             self._beat.close(phase="failed", detail=str(error))
-            self._give_up()
+            self._give_up(str(error))
             raise
         self._commands = Commands(self._folder, ray.environment, self._job, say)
         self._observer = _Observer(self._folder, ray)
@@ -126,7 +126,7 @@ class _Head:
                     return _STOPPED
                 self._commands.look()
                 if cluster.for_runs and self._commands.all_ended() and self._last_one_out():
-                    return "the run that it was started for has ended"
+                    return _LAST_RUN
             self._observer.look()
             if self._monitoring:
                 self._monitoring.look(self._beat.node)
@@ -168,7 +168,7 @@ class _Head:
             with unknown(say, "The job can't be put back into the queue"):
                 jobs.put_back()
                 return
-        self._give_up(retires=why != _STOPPED)
+        self._give_up(why)
         self._beat.close(phase="failed" if why == _RAY_ENDED else "ended", detail=why, address="")
 
     def _may_come_back(self) -> bool:
@@ -180,14 +180,16 @@ class _Head:
             return jobs.may_come_back(self._spec.executor, self._job)
         return False
 
-    def _give_up(self, *, retires: bool = True) -> None:
+    def _give_up(self, why: str) -> None:
         """The cluster ends with its head: its workers go, and so does what is secret, unless a command sees to that."""
         with unknown(say, "The workers can't be ended"):
             workers = [worker.job_id for worker in self._folder.cluster().workers]
             jobs.cancel(self._spec.executor, workers)
-        if retires:
-            with unknown(say, "The cluster's folder can't be cleared away"), self._folder.lock():
-                self._folder.retire()
+        with unknown(say, "The cluster's folder can't be cleared away"):
+            # Who stops a cluster holds the lock until this process is gone, and clears it away.
+            if why == _LAST_RUN or not self._folder.cluster().stopping:
+                with self._folder.lock():
+                    self._folder.retire()
 
 
 class _Observer:
@@ -240,6 +242,7 @@ class _Watched:
 
 _RAY_ENDED = "Ray's own process ended"
 _STOPPED = "matrix stop_cluster"
+_LAST_RUN = "the run that it was started for has ended"
 _SUPERSEDED = "Slurm has started this job again elsewhere"
 
 
