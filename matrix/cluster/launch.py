@@ -221,7 +221,8 @@ def _submit(folder: ClusterFolder, spec: SlurmCluster, live: LiveLine, *, is_new
         raise
     ids = [worker.job_id for worker in added]
     listed = ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
-    live.say(f"Submitted {spec.workers} workers: job{'s' if len(ids) > 1 else ''} {listed}")
+    workers, several = f"{spec.workers} worker{'s' if spec.workers > 1 else ''}", "s" if len(ids) > 1 else ""
+    live.say(f"Submitted {workers}: job{several} {listed}")
     return added
 
 
