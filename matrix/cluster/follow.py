@@ -19,6 +19,8 @@ from matrix.errors import ClusterError
 
 _LOOK_S = 0.2
 _ASK_S = 5.0
+_QUIET_S = 8.0
+"""Slurm is asked about a head that has written nothing for so long."""
 _CHUNK = 1 << 16
 
 
@@ -87,7 +89,10 @@ class _Followed:
 
     def _ended(self, command: Command) -> int:
         if command.phase == "lost":
-            self._live.say(f"The cluster ended before the command did.{_resume(command)}")
+            job, head = self._folder.cluster().head_job, self._folder.head()
+            why = f": {head.detail}" if head is not None and head.detail else ""
+            said = f"The head (job {job}) ended before the command did{why}{last_lines(self._folder, job)}"
+            self._live.say(f"{said}{_resume(command)}")
         return 1 if command.exit_code is None else command.exit_code
 
     def _show_output(self) -> None:
@@ -110,7 +115,7 @@ class _Followed:
     def _refuse_lost(self) -> None:
         """Mark a command as lost whose head is gone for good."""
         head = self._folder.head()
-        if head is not None and head.is_fresh and head.phase != "failed":
+        if head is not None and time.time() - head.heartbeat < _QUIET_S and head.phase != "failed":
             return
         try:
             job = self._folder.cluster().head_job
@@ -125,7 +130,6 @@ class _Followed:
                 return
             replace(now, phase="lost", exit_code=1).write(self._folder.command_file(self._key))
             self._folder.command_file(self._key, "env").unlink(missing_ok=True)
-        self._live.say(f"The head (job {job}) is gone{last_lines(self._folder, job)}")
 
 
 def read(folder: ClusterFolder, key: str) -> Command:
@@ -163,4 +167,4 @@ def find_command(folders: Sequence[ClusterFolder], name: str) -> tuple[ClusterFo
 def _resume(command: Command) -> str:
     if not command.run_dir:
         return ""
-    return f" Its rows are kept in {command.run_dir}; start it again with that run dir to resume it."
+    return f"\nIts rows are kept in {command.run_dir}; start it again with that run dir to resume it."

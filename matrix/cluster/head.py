@@ -17,7 +17,7 @@ from matrix.cluster.folder import ClusterFolder
 from matrix.cluster.inside import Commands
 from matrix.cluster.monitoring import Monitoring
 from matrix.cluster.node import Heartbeat, RayNode, Signals, own_ip, say, start_child, unknown
-from matrix.cluster.states import Node
+from matrix.cluster.states import CommandPhase, Node
 from matrix.cluster.workers import Workers
 from matrix.errors import ClusterError
 from matrix.spec import SlurmCluster
@@ -26,6 +26,8 @@ _LOOK_S = 0.3
 _WORKERS_S = 5.0
 _LEAVE_S = 40.0
 """Seconds that commands get to stop, once the head has to go."""
+_CUT_OFF_S = 2.0
+"""The same where Ray has gone already, or Slurm ends every process in a moment (`KillWait`)."""
 _OBSERVER_DEATHS = 5
 _TELL_S = 3.0
 
@@ -156,8 +158,10 @@ class _Head:
         """End everything; what is cut off goes on if Slurm starts this job again."""
         self._beat.set(phase="draining", detail=why)
         is_superseded = why == _SUPERSEDED
+        is_cut_off = why == _RAY_ENDED or self._signals.number == signal.SIGTERM
         goes_on = is_superseded or (self._signals.number is not None and self._may_come_back())
-        self._commands.end(_LEAVE_S, goes_on=goes_on)
+        then: CommandPhase = "requeued" if goes_on else "stopped" if why == _STOPPED else "lost"
+        self._commands.end(_CUT_OFF_S if is_cut_off else _LEAVE_S, then)
         if self._monitoring:
             self._monitoring.end()
         ray.end()

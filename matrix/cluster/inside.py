@@ -56,7 +56,7 @@ class Commands:
     ) -> None:
         self._folder, self._environment, self._job, self._say = folder, environment, job, say
         self._running: dict[str, _Running] = {}
-        self._is_leaving = False
+        self._then: CommandPhase | None = None
         for command in folder.commands():
             if command.phase == "running":
                 # It was cut off with an earlier start of the head.
@@ -75,14 +75,15 @@ class Commands:
         commands = self._folder.commands()
         return bool(commands) and all(command.has_ended for command in commands)
 
-    def end(self, timeout_s: float, *, goes_on: bool) -> None:
+    def end(self, timeout_s: float, then: CommandPhase) -> None:
         """Stop them all.
 
         Args:
             timeout_s: How long they may take.
-            goes_on: The head will be started again, and they with it.
+            then: What those are that are cut off: `requeued` if the head will be started again, and they with it;
+                `stopped` if that was asked for; else `lost`.
         """
-        self._is_leaving = goes_on
+        self._then = then
         deadline = time.monotonic() + timeout_s
         for running in self._running.values():
             running.asked = running.asked or time.monotonic()
@@ -95,7 +96,7 @@ class Commands:
             _signal(running.process, signal.SIGKILL)
             running.process.wait()
             self._look_at(running)
-        if not goes_on:
+        if then != "requeued":
             for command in self._folder.commands():
                 if not command.has_ended:
                     self._finish(command, "lost", 1)
@@ -153,8 +154,11 @@ class Commands:
 
     def _ended(self, running: _Running, code: int) -> None:
         phase: CommandPhase = "succeeded" if code == 0 else "failed"
-        if self._is_leaving and code != 0:
+        if self._then == "requeued" and code != 0:
             self._note(replace(running.command, phase="requeued", pid=0))
+            return
+        if self._then == "lost" and code != 0:
+            self._finish(running.command, "lost", 1)
             return
         if code in _INTERRUPTED:
             phase = "stopped"

@@ -118,12 +118,12 @@ def rank(executor: str) -> int:
 
 
 def may_come_back(executor: str, job: str) -> bool:
-    """Whether Slurm would start this job again: its time is over, or it is being preempted.
+    """Whether Slurm would start this job again: its time is over, it is being preempted, or somebody has requeued it.
 
-    One that was cancelled isn't `RUNNING` any more.
+    One that was cancelled isn't `RUNNING` any more, and one that is requeued has no end.
     """
     found = states(executor, [job]).get(job) if executor == "slurm" else None
-    return found is not None and found.state == "RUNNING"
+    return found is not None and (found.state == "RUNNING" or (found.state == "COMPLETING" and not found.ends))
 
 
 def put_back() -> None:

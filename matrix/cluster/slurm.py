@@ -223,7 +223,7 @@ def _ask_jobs(program: str, *words: str | set[str]) -> str:
         raise
 
 
-def _ask(program: str, *words: str) -> str:
+def _ask(program: str, *words: str, tries: int = 3) -> str:
     unset = {name: value for name, value in os.environ.items() if not name.startswith(_OWN_FORMATS)}
     environment = {**unset, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
     try:
@@ -235,6 +235,9 @@ def _ask(program: str, *words: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise ClusterError(f"Slurm doesn't answer: {program} took more than {_ASK_S:g} s") from error
     except subprocess.CalledProcessError as error:
+        if error.returncode < 0 and tries > 1:
+            # Slurm signals every process of a job, also one by which the job asks it.
+            return _ask(program, *words, tries=tries - 1)
         said = " ".join(error.stderr.split()) or f"exit code {error.returncode}"
         raise ClusterError(f"{program}: {said}") from error
     return done.stdout
