@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+from matrix.cluster.places import make_place
 from matrix.cluster.reaper import MARK
 from matrix.cluster.states import Node
 from matrix.errors import ClusterError
@@ -43,13 +43,14 @@ class RayNode:
     """
 
     def __init__(self, token: Path, timeout_s: float, options: Mapping[str, Any]) -> None:
-        self.temp_dir = Path(tempfile.mkdtemp(prefix="matrix-ray-"))
+        self.temp_dir, self._owner = make_place()
         mark = secrets.token_hex(8)
         self._reaper = subprocess.Popen(
             [sys.executable, "-m", "matrix.cluster.reaper", mark, str(self.temp_dir)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=[self._owner],
         )
         own = self.temp_dir / "tmp"
         own.mkdir()
@@ -89,6 +90,7 @@ class RayNode:
     def end(self) -> None:
         """End all processes that began with it, on this node; returns when they and its folder are gone."""
         self._reaper.communicate()
+        os.close(self._owner)
 
     def _wait_until_up(self, deadline: float, timeout_s: float) -> dict[str, str]:
         output: IO[bytes] | None = self._ray.stdout
