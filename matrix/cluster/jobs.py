@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -157,6 +158,9 @@ def _submit(folder: ClusterFolder, spec: SlurmCluster, parameters: dict[str, Any
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    if spec.executor == "slurm" and (shutil.which("sbatch") is None or shutil.which("srun") is None):
+        way_out = "type this on a login node of Slurm, or take cluster.executor=local"
+        raise ClusterError(f"sbatch and srun are not installed on this machine: {way_out}")
     before: list[Any] = [] if spec.executor == "slurm" else [_session]
     if spec.executor == "slurm":
         executor: Any = submitit.SlurmExecutor(folder.jobs)

@@ -124,8 +124,8 @@ class Heartbeat:
 
     @property
     def node(self) -> Node:
-        """The state."""
-        return self._node
+        """The state, as of now."""
+        return replace(self._node, heartbeat=time.time())
 
     def set(self, **changes: Any) -> None:
         """Change the state."""
@@ -150,7 +150,7 @@ class Heartbeat:
             there = Node.read(self._path)
             self.is_superseded = there is not None and there.started > self._node.started
             if not self.is_superseded:
-                replace(self._node, heartbeat=time.time()).write(self._path)
+                self.node.write(self._path)
 
 
 class Signals:

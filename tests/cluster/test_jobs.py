@@ -226,3 +226,10 @@ def test_only_a_job_that_runs_comes_back(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     assert [jobs.may_come_back("slurm", id_) for id_ in "1234"] == [True, False, False, False]
     assert not jobs.may_come_back("local", "1")
+
+
+def test_without_slurm_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match=r"sbatch and srun are not installed.*cluster\.executor=local"):
+        launch.start(spec(tmp_path, executor="slurm"), launch.LiveLine())
+    assert not list(tmp_path.rglob("token"))

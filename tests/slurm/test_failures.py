@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from matrix.cluster import jobs
 from matrix.cluster.states import Node
 from matrix.cluster.waiting import nodes_up
 from tests.command import summary
 from tests.slurm.clusters import SMALL, Run, cluster_folder, status
-from tests.slurm.login import MATRIX, Login
+from tests.slurm.login import Login
 from tests.slurm.machine import Slurm
 
 pytestmark = pytest.mark.integration

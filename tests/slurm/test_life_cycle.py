@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 
 from tests.slurm.clusters import ENGINE, SMALL, run_dir, status, ups
 from tests.slurm.login import MATRIX, Login
@@ -144,3 +145,28 @@ def test_a_cluster_of_this_machine(login: Login) -> None:
     done = login.run(*debug)
     assert "48 ok" in done.stdout
     assert json.loads((run_dir(login) / "state.json").read_text())["status"] == "succeeded"
+
+
+def test_monitoring_follows_the_nodes(login: Login) -> None:
+    login.matrix("start_cluster", *SMALL, "cluster.monitoring=true", "cluster.dashboard=true")
+    head = status(login)["head"]
+    port = head["monitoring"]["prometheus"]
+    said = login.matrix("status").stdout
+    for name, its in (("prometheus", port), ("dashboard", head["dashboard_port"])):
+        assert f"{name}: ssh -N -L {its}:127.0.0.1:{its} {head['host']}" in said
+
+    def up() -> int:
+        ask = (
+            "import json, urllib.request as r; "
+            f"print(r.urlopen('http://127.0.0.1:{port}/api/v1/query?query=sum(up)').read().decode())"
+        )
+        found = json.loads(login.slurm.on(head["host"], sys.executable, "-c", ask))["data"]["result"]
+        return int(found[0]["value"][1]) if found else 0
+
+    # Head and worker; then another one, and the front door; then one less.
+    login.wait_for(lambda: up() == 2, 60, "two nodes are scraped")
+    login.matrix("start_cluster", *SMALL)
+    login.matrix("deploy_applications", "cluster=slurm", *ENGINE)
+    login.wait_for(lambda: up() == 4, 60, "the new worker and the front door are scraped")
+    login.matrix("remove_workers", "count=1")
+    login.wait_for(lambda: up() == 3, 60, "the worker that left isn't scraped any more")
