@@ -4,7 +4,7 @@
   Slurm's own start of the same jobs: the same sbatch scripts, whose jobs only write a file each, from the first sbatch
   to the last file;
 - loss: seconds from the death of a worker's raylet, of its job (scancel), and of its whole node (every process there,
-  Slurm's own too), until the cluster is seen to lack it and until three workers are there again;
+  Slurm's own too), until the cluster is seen to lack it and until as many workers are there again;
 - status: `matrix status` with three workers and an app on each, ten times;
 - plan: what would go where on 1,000 nodes, from the start of the command to its exit.
 
@@ -73,7 +73,7 @@ def main() -> None:
     columns = {
         "status_s": ("not in status, s", ".1f"),
         "ray_s": ("not among Ray's nodes, s", ".1f"),
-        "again_s": ("three workers again, s", ".1f"),
+        "again_s": ("as many workers again, s", ".1f"),
     }
     show("A worker is lost", columns, losses)
     show("Commands", {"seconds": ("seconds", ".2f"), "longest": ("longest of ten, s", ".2f")}, commands)
