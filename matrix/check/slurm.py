@@ -44,9 +44,10 @@ def check_slurm(cluster: SlurmCluster) -> list[Problem]:
     if cluster.min_workers is not None and cluster.min_workers > cluster.workers:
         message = f"is more than cluster.workers={cluster.workers}"
         problems.append(Problem("cluster.min_workers", cluster.min_workers, message, f"at most {cluster.workers}"))
-    for typed, value in cluster.slurm.args.items():
-        name = typed.replace("-", "_")
-        if name in _OURS:
-            hint = f"use {_KEYS[name]}" if name in _KEYS else "leave it out"
-            problems.append(Problem(f"cluster.slurm.args.{typed}", value, "matrix itself sets this", hint))
+    for place, args in (("slurm", cluster.slurm.args), ("head", cluster.head.args)):
+        for typed, value in args.items():
+            name = typed.replace("-", "_")
+            if name in _OURS:
+                hint = f"use {_KEYS[name]}" if name in _KEYS else "leave it out"
+                problems.append(Problem(f"cluster.{place}.args.{typed}", value, "matrix itself sets this", hint))
     return problems

@@ -70,7 +70,8 @@ class _Head:
     def run(self) -> None:
         """Start Ray, look after everything, and end it."""
         try:
-            ray = RayNode(self._folder.token, self._spec.start_timeout_s, self._options())
+            ray = RayNode(self._folder.token, self._spec.start_timeout_s)
+            ray.start(self._options())
         except ClusterError as error:
             self._beat.close(phase="failed", detail=str(error))
             self._give_up(str(error))

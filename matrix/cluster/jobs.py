@@ -52,13 +52,14 @@ def submit_workers(
 
 def head_parameters(spec: SlurmCluster) -> dict[str, Any]:
     """Submitit's names for what the head's job asks for."""
-    found = _parameters(spec, "head", spec.head.cpus, spec.head.mem_gb)
+    found = _parameters(spec, "head", spec.head.cpus, spec.head.mem_gb, spec.head.args)
     return found | ({"partition": spec.head.partition} if spec.head.partition else {})
 
 
 def worker_parameters(spec: SlurmCluster, nodes: int) -> dict[str, Any]:
     """The same for a job of so many worker nodes."""
-    found = _parameters(spec, "worker", spec.cpus_per_node, spec.mem_gb_per_node) | {"nodes": nodes}
+    found = _parameters(spec, "worker", spec.cpus_per_node, spec.mem_gb_per_node, spec.slurm.args)
+    found |= {"nodes": nodes}
     return found | ({"gpus_per_node": spec.gpus_per_node} if spec.gpus_per_node else {})
 
 
@@ -133,7 +134,9 @@ def put_back() -> None:
     slurm.requeue(os.environ["SLURM_JOB_ID"])
 
 
-def _parameters(spec: SlurmCluster, role: str, cpus: int | None, mem_gb: int | None) -> dict[str, Any]:
+def _parameters(
+    spec: SlurmCluster, role: str, cpus: int | None, mem_gb: int | None, args: Mapping[str, Any]
+) -> dict[str, Any]:
     options = spec.slurm
     minutes = max(1, round((spec.max_hours or 24) * 60))
     named = {"partition": options.partition, "account": options.account, "qos": options.qos, "cpus_per_task": cpus}
@@ -144,7 +147,7 @@ def _parameters(spec: SlurmCluster, role: str, cpus: int | None, mem_gb: int | N
         "signal_delay_s": min(int(spec.drain_s) + _REQUEUE_S, minutes * 30),
         "stderr_to_stdout": True,
         "array_parallelism": 100_000,
-        "additional_parameters": {"requeue": True, **_flags(options.args)},
+        "additional_parameters": {"requeue": True, **_flags(args)},
         **({"mem": f"{mem_gb}GB"} if mem_gb else {}),
         **{name: value for name, value in named.items() if value is not None},
     }

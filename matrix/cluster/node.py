@@ -24,25 +24,26 @@ from matrix.cluster.states import Node
 from matrix.errors import ClusterError
 
 _BEAT_S = 2.0
+_ENDS_S = 3.0
+"""Ray's processes end in a moment; the reaper ends what doesn't."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class RayNode:
-    """Ray on this node.
+    """Ray on this node: imported at once, which takes a second or two, and started by `start`.
 
     Args:
         token: File with the cluster's token.
-        timeout_s: Seconds until it has to be up.
-        options: Of `ray._private.parameter.RayParams`: resources, name, and `gcs_address` unless it is the head.
+        timeout_s: Seconds until it has to be up, once it is started.
 
     Attributes:
-        where: `node_id`, `address` of the control plane, `metrics` (address of the node's page), `dashboard` (port).
-
-    Raises:
-        ClusterError: It doesn't come up.
+        where: Once it is started: `node_id`, `address` of the control plane, `metrics` (address of the node's page),
+            `dashboard` (port).
     """
 
-    def __init__(self, token: Path, timeout_s: float, options: Mapping[str, Any]) -> None:
+    def __init__(self, token: Path, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self.where: dict[str, str] = {}
         self.temp_dir, self._owner = make_place()
         mark = secrets.token_hex(8)
         self._reaper = subprocess.Popen(
@@ -56,16 +57,25 @@ class RayNode:
         own.mkdir()
         # What processes that are killed leave in their folder for temporary files goes with the node's.
         self.environment = {**os.environ, **ray_environment(token), MARK: mark, "TMPDIR": str(own)}
-        given = {**options, "temp_dir": str(self.temp_dir)}
-        command = [sys.executable, "-m", "matrix.cluster.raylet", json.dumps(given)]
+        self._ray = start_child(
+            [sys.executable, "-m", "matrix.cluster.raylet"],
+            {**self.environment, "RAY_raylet_start_wait_time_s": str(int(timeout_s))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def start(self, options: Mapping[str, Any]) -> None:
+        """Start it; returns when it is up.
+
+        Args:
+            options: Of `ray._private.parameter.RayParams`: resources, name, and `gcs_address` unless it is the head.
+
+        Raises:
+            ClusterError: It doesn't come up; nothing of it is left.
+        """
         try:
-            self._ray = start_child(
-                command,
-                {**self.environment, "RAY_raylet_start_wait_time_s": str(int(timeout_s))},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            self.where = self._wait_until_up(time.monotonic() + timeout_s, timeout_s)
+            self._tell(json.dumps({**options, "temp_dir": str(self.temp_dir)}))
+            self.where = self._wait_until_up()
         except BaseException:
             self.end()
             raise
@@ -77,27 +87,38 @@ class RayNode:
 
     def drain(self, seconds: float, done: Callable[[], bool]) -> None:
         """Let what runs here finish, or move, for so long at most; returns sooner if `done` says so."""
-        stdin = self._ray.stdin
-        if stdin is None or not self.is_alive:
-            return
-        with suppress(BrokenPipeError):
-            stdin.write(f"drain {seconds}\n".encode())
-            stdin.flush()
+        self._tell(f"drain {seconds}")
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.is_alive and not done():
             time.sleep(0.5)
 
     def end(self) -> None:
         """End all processes that began with it, on this node; returns when they and its folder are gone."""
+        stdin: IO[bytes] | None = self._ray.stdin
+        if stdin is not None:
+            with suppress(BrokenPipeError):
+                stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                self._ray.wait(_ENDS_S)
         self._reaper.communicate()
         os.close(self._owner)
 
-    def _wait_until_up(self, deadline: float, timeout_s: float) -> dict[str, str]:
+    def _tell(self, line: str) -> None:
+        stdin: IO[bytes] | None = self._ray.stdin
+        assert stdin is not None  # noqa: S101 - it is a pipe
+        # Whether it has ended is seen by who waits for it.
+        with suppress(BrokenPipeError):
+            stdin.write(f"{line}\n".encode())
+            stdin.flush()
+
+    def _wait_until_up(self) -> dict[str, str]:
         output: IO[bytes] | None = self._ray.stdout
         assert output is not None  # noqa: S101 - it is a pipe
-        ready, _, _ = select.select([output], [], [], max(deadline - time.monotonic(), 0))
+        ready, _, _ = select.select([output], [], [], self._timeout_s)
         if not ready:
-            raise ClusterError(f"Ray is not up on {socket.gethostname()} after {timeout_s:.0f} s (start_timeout_s)")
+            raise ClusterError(
+                f"Ray is not up on {socket.gethostname()} after {self._timeout_s:.0f} s (start_timeout_s)"
+            )
         line = output.readline()
         if not line:
             raise ClusterError(f"Ray doesn't start on {socket.gethostname()}: exit code {self._ray.wait()}")
@@ -187,10 +208,10 @@ def ray_environment(token: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
-        # A node that is cut off or killed is noticed after five seconds without an answer, not after 15.
+        # A node that says nothing, since it is cut off or killed, is given up after about 12 s (3 questions), not 50.
         "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_timeout_ms": "5000",
-        "RAY_health_check_failure_threshold": "5",
+        "RAY_health_check_timeout_ms": "3000",
+        "RAY_health_check_failure_threshold": "3",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     }
 

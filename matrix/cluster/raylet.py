@@ -1,8 +1,9 @@
-"""Ray on one node of a cluster, as a process of its own: `python -m matrix.cluster.raylet OPTIONS`.
+"""Ray on one node of a cluster, as a process of its own: `python -m matrix.cluster.raylet`.
 
 It does what `ray start --block` does, and what that can't: every port is a free one, no Ray client server listens, a
-cluster may be on loopback. It tells where it is by a line of JSON, takes `drain SECONDS` on its standard input, and
-ends Ray when that is closed or a process of Ray's ends by itself.
+cluster may be on loopback. Its standard input has a line of options (JSON), until which it only imports Ray, and then
+`drain SECONDS`; it tells where it is by a line of JSON, and ends Ray when its input is closed or a process of Ray's
+ends by itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 _LOOK_S = 0.5
 
 
-def main(options: dict[str, Any]) -> int:
+def main() -> int:
     """Run Ray's processes of this node until they are to end; return the exit code: 1 if one ended by itself."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # Slurm signals every process of a job: the job's own decides what is done, and Ray's have handlers.
@@ -26,6 +27,10 @@ def main(options: dict[str, Any]) -> int:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
+    given = sys.stdin.readline()
+    if not given:
+        return 0
+    options = json.loads(given)
     is_head = "gcs_address" not in options
     node = Node(
         RayParams(
@@ -83,4 +88,4 @@ def _drain(node: Any, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(json.loads(sys.argv[1])))
+    sys.exit(main())

@@ -14,6 +14,8 @@ from matrix.cluster.slurm import JobStatus
 from matrix.cluster.states import STALE_S, Node
 from matrix.errors import ClusterError
 
+_SILENT_S = 8.0
+"""Of a node that has written nothing for so long it isn't said that it is up; it may still come back."""
 _SHOWN = 20
 """Ended commands that are told of."""
 
@@ -79,7 +81,7 @@ def _slurm(status: JobStatus | None) -> dict[str, Any]:
 
 
 def _node(node: Node) -> dict[str, Any]:
-    fresh = node.is_fresh or node.phase in ("ended", "failed", "requeued")
+    fresh = time.time() - node.heartbeat < _SILENT_S or node.phase in ("ended", "failed", "requeued")
     found = asdict(node)
     return {
         **{key: found[key] for key in ("host", "ip", "node_id", "detail")},

@@ -9,7 +9,6 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matrix.cluster import jobs
 from matrix.cluster.folder import ClusterFolder
@@ -67,12 +66,14 @@ class _Worker:
         """Join, stay, leave; whenever the head comes anew, join again."""
         deaths, why = 0, ""
         while not why:
+            ray = RayNode(self._folder.token, self._spec.start_timeout_s)
             head, why = self._wait_for_head()
             if head is None:
+                ray.end()
                 break
             began = time.monotonic()
             try:
-                ray = self._join(head)
+                self._join(ray, head)
             except ClusterError as error:
                 say(str(error))
                 deaths += 1
@@ -90,23 +91,23 @@ class _Worker:
             with unknown(say, "The job can't be put back into the queue"):
                 jobs.put_back()
 
-    def _join(self, head: Node) -> RayNode:
+    def _join(self, ray: RayNode, head: Node) -> None:
         spec, options, ip = self._spec, self._spec.slurm, own_ip(head.ip)
         self._beat.set(ip=ip, phase="starting", detail="")
-        given: dict[str, Any] = {
-            "gcs_address": head.address,
-            "redis_address": head.address,
-            "node_ip_address": ip,
-            "node_name": f"{self._beat.node.host}-{self._name}",
-            "num_cpus": spec.cpus_per_node,
-            "num_gpus": spec.gpus_per_node,
-            "resources": resources_of(spec, options.partition or "", options.account or "", options.qos or ""),
-            "object_store_memory": int(spec.object_store_gb * 1e9),
-        }
-        ray = RayNode(self._folder.token, spec.start_timeout_s, given)
+        ray.start(
+            {
+                "gcs_address": head.address,
+                "redis_address": head.address,
+                "node_ip_address": ip,
+                "node_name": f"{self._beat.node.host}-{self._name}",
+                "num_cpus": spec.cpus_per_node,
+                "num_gpus": spec.gpus_per_node,
+                "resources": resources_of(spec, options.partition or "", options.account or "", options.qos or ""),
+                "object_store_memory": int(spec.object_store_gb * 1e9),
+            }
+        )
         self._beat.set(phase="up", node_id=ray.where["node_id"], metrics=ray.where["metrics"])
         say(f"Joined {head.address} as {ray.where['node_id']}")
-        return ray
 
     def _stay(self, ray: RayNode, head: Node) -> str | None:
         """Be a node of the cluster.

@@ -9,6 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_TYPED = 60
+"""Characters of a command that are shown."""
+
 
 def show_jobs(found: Mapping[str, Any]) -> None:
     """Print it.
@@ -54,7 +57,9 @@ def _commands(commands: list[dict[str, Any]]) -> Table:
         code = command["exit_code"]
         state = command["phase"] + (f" ({code})" if code else "")
         since = time.strftime("%m-%d %H:%M", time.localtime(command["submitted"]))
-        table.add_row(command["key"], state, since, command["run_dir"] or " ".join(command["argv"]))
+        typed = " ".join(command["argv"])
+        what = command["run_dir"] or (typed if len(typed) < _TYPED else f"{typed[:_TYPED]} ...")
+        table.add_row(command["key"], state, since, what)
     return table
 
 

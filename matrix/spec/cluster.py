@@ -35,7 +35,7 @@ class SlurmOptions(Spec):
     one_job: bool = False
     """All workers as one job of N nodes, which starts once all of them are free; else an array of one-node jobs."""
     args: dict[str, Any] = {}
-    """Any other parameter of sbatch by its own name, dashes or underscores; true is a bare flag."""
+    """Any other parameter of sbatch for workers, by its own name, dashes or underscores; true is a bare flag."""
 
 
 class HeadJob(Spec):
@@ -45,6 +45,8 @@ class HeadJob(Spec):
     mem_gb: int = Field(default=16, gt=0)
     partition: str | None = None
     """None: as the workers."""
+    args: dict[str, Any] = {}
+    """Any other parameter of sbatch, as for workers."""
 
 
 class WorkerGroup(Spec):

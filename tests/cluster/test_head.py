@@ -79,7 +79,10 @@ def stand_ins(found: Job) -> dict[str, type]:
         environment: dict[str, str] = {}
         where = {"node_id": "n", "address": "10.0.0.1:6379", "metrics": "m", "dashboard": ""}
 
-        def __init__(self, token: Path, timeout_s: float, options: dict[str, Any]) -> None:
+        def __init__(self, token: Path, timeout_s: float) -> None:
+            pass
+
+        def start(self, options: dict[str, Any]) -> None:
             found.rays.append(options)
             if found.fails:
                 raise ClusterError(found.fails)

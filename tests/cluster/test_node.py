@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,7 +109,7 @@ def raylet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], R
         monkeypatch.setattr(nodes, "start_child", stand_in)
         return RayNode(tmp_path / "token", timeout_s, {})
 
-    monkeypatch.setattr(nodes.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return start
 
 

@@ -76,7 +76,10 @@ def job(monkeypatch: pytest.MonkeyPatch, fake_jobs: FakeJobs, tmp_path: Path) ->
             step()
 
     class FakeRay:
-        def __init__(self, token: Path, timeout_s: float, options: dict[str, Any]) -> None:
+        def __init__(self, token: Path, timeout_s: float) -> None:
+            pass
+
+        def start(self, options: dict[str, Any]) -> None:
             self.how = next(found.rays, "lives")
             found.joined.append(options)
             if self.how == "fails":
