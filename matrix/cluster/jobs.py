@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -24,6 +25,8 @@ Main = Callable[[], None]
 """What a job runs."""
 _REQUEUE_S = 60
 """Seconds for a node to leave, beside those in which it drains."""
+_PR_SET_PDEATHSIG = 1
+"""Of prctl(2): a signal for when the parent has ended."""
 
 
 def submit_head(folder: ClusterFolder, spec: SlurmCluster, main: Main) -> str:
@@ -184,6 +187,8 @@ def _submit(folder: ClusterFolder, spec: SlurmCluster, parameters: dict[str, Any
 def _session(main: Main) -> None:
     """A local job: what the terminal sends the processes of its submitter's session isn't meant for it."""
     os.setsid()
+    # Killed, submitit's controller hands no signal on: without one of its own the job would stay, known to nobody.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     main()
 
 

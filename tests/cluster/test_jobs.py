@@ -191,6 +191,17 @@ def test_a_stubborn_job_is_killed_with_its_process(tmp_path: Path) -> None:
     wait_for(lambda: not any(map(start_time, children)), "its process ends")
 
 
+def test_a_job_ends_with_what_looks_after_it(tmp_path: Path) -> None:
+    folder, mark = new(tmp_path), tmp_path / "mark"
+    done = subprocess.run(
+        [sys.executable, "-c", SUBMIT, str(folder.path), str(mark), "TERM", "0"],
+        env=environment(), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    wait_for(mark.exists, "the job runs")
+    os.kill(int(done.stdout), signal.SIGKILL)
+    wait_for(lambda: mark.read_text() == "ended", "it ends")
+
+
 def test_a_process_that_got_the_id_of_a_job_is_left_alone() -> None:
     other = subprocess.Popen(["sleep", "60"])
     try:
