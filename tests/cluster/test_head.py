@@ -98,8 +98,8 @@ def stand_ins(found: Job) -> dict[str, type]:
         def look(self) -> None:
             pass
 
-        def end(self, timeout_s: float, *, goes_on: bool) -> None:
-            found.ended.append("commands that go on" if goes_on else "commands")
+        def end(self, timeout_s: float, then: str) -> None:
+            found.ended.append(f"commands {then}")
 
     return {"Signals": FakeSignals, "RayNode": FakeRay, "_Observer": Observer, "Commands": StoppedCommands}
 
@@ -143,7 +143,7 @@ def test_the_job_of_a_cluster_that_is_no_more_does_nothing(job: Job) -> None:
 
 def test_a_stopped_cluster_is_cleared_away_by_who_stops_it(job: Job, fake_jobs: FakeJobs) -> None:
     job.run(nothing, lambda: job.folder.change(stopping=True))
-    assert job.ended == ["commands", "ray"]
+    assert job.ended == ["commands stopped", "ray"]
     assert fake_jobs.cancelled == ["5"]
     assert (job.node.phase, job.node.address) == ("ended", "")
     assert job.folder.is_current
@@ -157,7 +157,7 @@ def test_a_head_that_ends_for_good_takes_the_cluster_along(job: Job, fake_jobs: 
             job.run(happens)
     else:
         job.run(happens)
-    assert job.ended == ["commands", "ray"]
+    assert job.ended == ["commands lost", "ray"]
     assert job.node.phase == ("failed" if how == "ray" else "ended")
     assert fake_jobs.cancelled == ["5"]
     assert not job.folder.is_current
@@ -188,7 +188,7 @@ def test_a_head_whose_time_is_over_comes_back_with_its_commands(
 ) -> None:
     command(job.folder, "k")
     job.run(lambda: job.gets(number))
-    assert job.ended == ["commands that go on", "ray", "put back"]
+    assert job.ended == ["commands requeued", "ray", "put back"]
     assert (job.node.phase, job.node.address) == ("requeued", "")
     assert fake_jobs.cancelled == []
     assert job.folder.is_current
@@ -201,7 +201,7 @@ def test_a_head_that_does_not_come_back(job: Job, how: str) -> None:
         command(job.folder, "k", "succeeded" if how == "commands have ended" else "running", exit_code=0)
     job.comes_back = how != "cancelled"
     job.run(lambda: job.gets(signal.SIGTERM))
-    assert job.ended == ["commands", "ray"]
+    assert job.ended == ["commands lost", "ray"]
     assert not job.has_secrets
 
 
@@ -243,7 +243,7 @@ def test_a_folder_that_cannot_be_read_for_a_moment_ends_nothing(monkeypatch: pyt
 def test_a_head_that_slurm_started_again_elsewhere_ends_nothing_but_itself(job: Job, fake_jobs: FakeJobs) -> None:
     other = Node("1", "h2", "", 1, "up", started=time.time() + 1)
     job.run(lambda: other.write(job.folder.head_file), *[lambda: threading.Event().wait(0.02)] * 100)
-    assert job.ended == ["commands that go on", "ray"]
+    assert job.ended == ["commands requeued", "ray"]
     assert job.node == other
     assert fake_jobs.cancelled == []
     assert job.has_secrets

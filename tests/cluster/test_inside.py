@@ -210,7 +210,7 @@ def test_a_head_that_comes_back_goes_on_with_its_commands(there: Inside) -> None
     first = there.head()
     there.until("k", "running", output="up")
     there.until("done", "succeeded")
-    first.end(10, goes_on=True)
+    first.end(10, "requeued")
     cut = there.of("k")
     assert (cut.phase, cut.exit_code, cut.pid) == ("requeued", None, 0)
     assert there.folder.command_file("k", "env").exists()
@@ -227,7 +227,7 @@ def test_one_that_ends_while_the_head_leaves_is_not_started_again(there: Inside)
                    "print('up', flush=True)\ntime.sleep(60)")  # fmt: skip
     commands = there.head()
     there.until("k", "running", output="up")
-    commands.end(10, goes_on=True)
+    commands.end(10, "requeued")
     assert there.of("k").phase == "succeeded"
 
 
@@ -237,7 +237,7 @@ def test_one_that_was_asked_to_stop_is_not_started_again(there: Inside) -> None:
     there.until("k", "running", output="up")
     there.folder.command_file("k", "stop").touch()
     commands.look()
-    commands.end(0.5, goes_on=True)
+    commands.end(0.5, "requeued")
     assert there.of("k").phase == "requeued"
     there.head()
     found = there.until("k", "stopped")
@@ -251,16 +251,17 @@ def test_one_of_a_head_that_was_killed_is_started_again(there: Inside) -> None:
     assert there.until("k", "succeeded").starts == 2
 
 
-def test_a_head_that_ends_for_good_stops_them_and_gives_up_what_waits(there: Inside) -> None:
+@pytest.mark.parametrize("then", ["stopped", "lost"])
+def test_a_head_that_ends_for_good_stops_them_and_gives_up_what_waits(there: Inside, then: str) -> None:
     there.add("k", "import time; print('up', flush=True); time.sleep(60)")
     there.add("stubborn", STUBBORN)
     commands = there.head()
     there.until("k", "running", output="up")
     there.until("stubborn", "running", output="up")
     there.add("waits", "print('up')")
-    commands.end(1, goes_on=False)
-    assert (there.of("k").phase, there.of("k").exit_code) == ("stopped", 128 + signal.SIGTERM)
-    assert (there.of("stubborn").phase, there.of("stubborn").exit_code) == ("failed", 137)
+    commands.end(1, then)  # type: ignore[arg-type]
+    ends = [(there.of(key).phase, there.of(key).exit_code) for key in ("k", "stubborn")]
+    assert ends == ([("lost", 1)] * 2 if then == "lost" else [("stopped", 128 + signal.SIGTERM), ("failed", 137)])
     assert (there.of("waits").phase, there.of("waits").exit_code) == ("lost", 1)
     assert commands.all_ended()
     assert not list(there.folder.path.glob("commands/*.env"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from matrix.cluster import jobs, launch
 from matrix.cluster.kept import start_time
 from matrix.errors import ClusterError
-from tests.cluster.clusters import new, spec
+from tests.cluster.clusters import new, spec, status
 from tests.command import environment
 
 SUBMIT = """
@@ -228,19 +229,20 @@ def test_the_id_of_the_job_that_this_process_is(monkeypatch: pytest.MonkeyPatch)
     assert jobs.job_id("local") == "9"
 
 
-def test_only_a_job_that_runs_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.cluster.clusters import status
-
-    found: dict[str, str] = {"1": "RUNNING", "2": "CANCELLED", "3": "COMPLETING"}
-    monkeypatch.setattr(
-        jobs.slurm, "job_states", lambda ids: {id_: status(id_, found[id_]) for id_ in ids if id_ in found}
-    )
-    assert [jobs.may_come_back("slurm", id_) for id_ in "1234"] == [True, False, False, False]
+@pytest.mark.parametrize(
+    ("state", "ends", "comes_back"),
+    [
+        ("RUNNING", 9, True),
+        ("COMPLETING", 0, True),
+        ("COMPLETING", 9, False),
+        ("CANCELLED", 9, False),
+        (None, 0, False),
+    ],
+)
+def test_which_job_comes_back(
+    monkeypatch: pytest.MonkeyPatch, state: str | None, ends: float, comes_back: bool
+) -> None:
+    found = {"1": replace(status("1", state), ends=ends)} if state else {}
+    monkeypatch.setattr(jobs.slurm, "job_states", lambda _: found)
+    assert jobs.may_come_back("slurm", "1") == comes_back
     assert not jobs.may_come_back("local", "1")
-
-
-def test_without_slurm_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ClusterError, match=r"sbatch and srun are not installed.*cluster\.executor=local"):
-        launch.start(spec(tmp_path, executor="slurm"), launch.LiveLine())
-    assert not list(tmp_path.rglob("token"))

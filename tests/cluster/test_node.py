@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,9 +106,11 @@ def raylet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], R
             return real([sys.executable, "-c", code], environment, **options)
 
         monkeypatch.setattr(nodes, "start_child", stand_in)
-        return RayNode(tmp_path / "token", timeout_s, {})
+        node = RayNode(tmp_path / "token", timeout_s)
+        node.start({})
+        return node
 
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return start
 
 
