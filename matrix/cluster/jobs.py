@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from matrix.spec import SlurmCluster
 
 Main = Callable[[], None]
 """What a job runs."""
+_CLOCKS_S = 30
+"""Seconds by which clocks may differ: half of the shortest time limit that Slurm knows."""
 _REQUEUE_S = 60
 """Seconds for a node to leave, beside those in which it drains."""
 _PR_SET_PDEATHSIG = 1
@@ -125,10 +128,12 @@ def rank(executor: str) -> int:
 def may_come_back(executor: str, job: str) -> bool:
     """Whether Slurm would start this job again: its time is over, it is being preempted, or somebody has requeued it.
 
-    One that was cancelled isn't `RUNNING` any more, and one that is requeued has no end.
+    One that was cancelled isn't `RUNNING` any more; of one that is requeued the end is still to come.
     """
     found = states(executor, [job]).get(job) if executor == "slurm" else None
-    return found is not None and (found.state == "RUNNING" or (found.state == "COMPLETING" and not found.ends))
+    if found is None or found.state != "COMPLETING":
+        return found is not None and found.state == "RUNNING"
+    return not found.ends or found.ends > time.time() + _CLOCKS_S
 
 
 def put_back() -> None:

@@ -126,12 +126,16 @@ def cancel(ids: Iterable[str]) -> None:
 
 
 def requeue(job_id: str) -> None:
-    """Have a job start again from its beginning, under its id.
+    """Have a job start again from its beginning, under its id; one that waits already goes on waiting.
 
     Raises:
         ClusterError: Slurm doesn't answer, or refuses it.
     """
-    _ask("scontrol", "requeue", job_id)
+    try:
+        _ask("scontrol", "requeue", job_id)
+    except ClusterError as error:
+        if "Job is pending execution" not in str(error):
+            raise
 
 
 def signal_job(job_id: str, name: str) -> None:
