@@ -123,6 +123,8 @@ class RayNode:
         if not line:
             raise ClusterError(f"Ray doesn't start on {socket.gethostname()}: exit code {self._ray.wait()}")
         found: dict[str, str] = json.loads(line)
+        if "error" in found:
+            raise ClusterError(f"Ray doesn't start on {socket.gethostname()}: {found['error'].strip()}")
         return found
 
 

@@ -2,8 +2,8 @@
 
 It does what `ray start --block` does, and what that can't: every port is a free one, no Ray client server listens, a
 cluster may be on loopback. Its standard input has a line of options (JSON), until which it only imports Ray, and then
-`drain SECONDS`; it tells where it is by a line of JSON, and ends Ray when its input is closed or a process of Ray's
-ends by itself.
+`drain SECONDS`; it tells where it is, or why it doesn't start, by a line of JSON, and ends Ray when its input is closed
+or a process of Ray's ends by itself.
 """
 
 from __future__ import annotations
@@ -32,23 +32,27 @@ def main() -> int:
         return 0
     options = json.loads(given)
     is_head = "gcs_address" not in options
-    node = Node(
-        RayParams(
-            node_manager_port=0,
-            object_manager_port=0,
-            min_worker_port=0,
-            max_worker_port=0,
-            dashboard_agent_listen_port=0,
-            dashboard_host="127.0.0.1",
-            include_log_monitor=False,
-            no_monitor=True,
-            **({"gcs_server_port": 0} if is_head else {}),
-            **options,
-        ),
-        head=is_head,
-        shutdown_at_exit=False,
-        spawn_reaper=True,
-    )
+    try:
+        node = Node(
+            RayParams(
+                node_manager_port=0,
+                object_manager_port=0,
+                min_worker_port=0,
+                max_worker_port=0,
+                dashboard_agent_listen_port=0,
+                dashboard_host="127.0.0.1",
+                include_log_monitor=False,
+                no_monitor=True,
+                **({"gcs_server_port": 0} if is_head else {}),
+                **options,
+            ),
+            head=is_head,
+            shutdown_at_exit=False,
+            spawn_reaper=True,
+        )
+    except Exception as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+        raise
     try:
         where = {
             "node_id": node.node_id,
