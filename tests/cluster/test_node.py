@@ -139,6 +139,7 @@ def test_ray_that_ends_by_itself(raylet: Callable[[str], RayNode]) -> None:
 @pytest.mark.parametrize(
     ("code", "timeout_s", "message"),
     [
+        ("""print('{"error": "ValueError: too little memory"}')""", 20, "start on .*: ValueError: too little memory"),
         ("import sys; sys.exit(3)", 20, "Ray doesn't start on .*: exit code 3"),
         ("import time; time.sleep(60)", 0.5, r"Ray is not up on .* after 0 s \(start_timeout_s\)"),
     ],

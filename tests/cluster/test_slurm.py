@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from matrix.cluster import slurm
 from matrix.cluster.slurm import is_over, parse_ended, parse_gres, parse_hours, parse_jobs, partitions
+from matrix.errors import ClusterError
 from tests.cluster.sinfo import SINFO
 
 SQUEUE = """\
@@ -75,3 +78,29 @@ def test_jobs_that_only_the_accounting_knows() -> None:
     assert (jobs["6"].state, jobs["6"].node, jobs["6"].started, jobs["6"].ends) == ("CANCELLED", "", 0, 1795802543)
     assert jobs["4"].state == "PENDING"
     assert is_over(jobs["1_1"].state)
+
+
+def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, script: str) -> None:
+    """A stand-in for one of Slurm's."""
+    path = tmp_path / name
+    path.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+def test_one_that_a_signal_hits_is_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program(
+        monkeypatch, tmp_path, "squeue", '[ -e hit ] || { touch hit; kill -TERM $$; }; echo "7|RUNNING|None|n1|1|2|3"'
+    )
+    assert slurm.job_states(["7"])["7"].state == "RUNNING"
+    program(monkeypatch, tmp_path, "squeue", "kill -TERM $$")
+    with pytest.raises(ClusterError, match="exit code -15"):
+        slurm.job_states(["7"])
+
+
+def test_one_that_waits_already_is_not_put_back_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program(monkeypatch, tmp_path, "scontrol", 'echo "Job is pending execution for job $2" >&2; exit 1')
+    slurm.requeue("7")
+    program(monkeypatch, tmp_path, "scontrol", 'echo "Access/permission denied for job $2" >&2; exit 1')
+    with pytest.raises(ClusterError, match="denied"):
+        slurm.requeue("7")
