@@ -63,8 +63,8 @@ class Jobs:
             Interrupted: The process was asked to stop.
         """
         if spec.plan:
-            self._plans = max(self._plans, show_plan(spec.cluster, on_cluster(spec)))
             show_scripts(spec.cluster)
+            self._plans = max(self._plans, show_plan(spec.cluster, on_cluster(spec)))
             return None
         run_dir = place(spec, sweep_dir, number)
         with stop_on_signals():

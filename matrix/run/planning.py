@@ -30,4 +30,4 @@ def show_scripts(cluster: ClusterSpec) -> None:
     """Print the sbatch scripts that a start of the cluster would submit, and where they are kept."""
     if isinstance(cluster, SlurmCluster) and cluster.executor == "slurm":
         for path, text in launch.plan(cluster).items():
-            print(f"\n# {path}\n{text}", end="")
+            print(f"# {path}\n{text}")

@@ -56,7 +56,7 @@ def test_every_parameter_is_in_the_scripts(tmp_path: Path) -> None:
         mem_gb_per_node=64,
         max_hours=1.5,
         drain_s=120,
-        head={"cpus": 3, "mem_gb": 7},
+        head={"cpus": 3, "mem_gb": 7, "args": {"reservation": "ours"}},
         slurm={
             "partition": "gpu",
             "account": "research",
@@ -69,20 +69,20 @@ def test_every_parameter_is_in_the_scripts(tmp_path: Path) -> None:
         assert role["partition"] == "gpu"
         assert role["account"] == "research"
         assert role["qos"] == "high"
-        assert role["constraint"] == "h100"
-        assert role["gres-flags"] == "x"
-        assert role["mail-type"] == "END"
-        assert role["exclusive"] == ""
         assert role["requeue"] == ""
         assert role["time"] == "90"
         assert role["signal"] == "USR2@180"
         assert role["ntasks-per-node"] == "1"
-        assert "nice" not in role
     assert found["head"]["job-name"] == "matrix-mine-head"
     assert (found["head"]["cpus-per-task"], found["head"]["mem"]) == ("3", "7GB")
     assert not {"gpus-per-node", "array"} & found["head"].keys()
     workers = found["workers"]
     assert workers["job-name"] == "matrix-mine-worker"
+    given = [workers[name] for name in ("constraint", "gres-flags", "mail-type", "exclusive")]
+    assert given == ["h100", "x", "END", ""]
+    assert not {"nice", "reservation"} & workers.keys()
+    assert found["head"]["reservation"] == "ours"
+    assert "constraint" not in found["head"]
     assert (workers["cpus-per-task"], workers["gpus-per-node"], workers["mem"]) == ("8", "2", "64GB")
     assert workers["nodes"] == "1"
     assert workers["array"].startswith("0-3")

@@ -155,7 +155,7 @@ def test_ray_that_does_not_come_up_leaves_nothing(
 def test_a_drain_is_asked_for_and_ends_early_when_it_is_done(raylet: Callable[[str], RayNode], tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     ray = raylet(
-        f"import sys; {UP}; line = sys.stdin.readline(); open({str(asked)!r}, 'w').write(line); sys.stdin.read()"
+        f"import sys; {UP}; sys.stdin.readline(); line = sys.stdin.readline(); open({str(asked)!r}, 'w').write(line); sys.stdin.read()"
     )
     try:
         began = time.monotonic()

@@ -175,7 +175,7 @@ def test_a_run_is_seen_again_after_the_end_of_its_cluster(
 def test_a_plan_prints_the_scripts_and_starts_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert start.main(["plan=true", "cluster=slurm", "cluster.workers=3", "cluster.slurm.args.constraint=h100"]) == 0
     out = capsys.readouterr().out
-    assert out.count("#SBATCH --constraint=h100") == 2
+    assert out.count("#SBATCH --constraint=h100") == 1
     assert "#SBATCH --array=0-2" in out
     assert not (root / "slurm" / "current").exists()
     assert start.main(["plan=true"]) == 0
