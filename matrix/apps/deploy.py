@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ _POLL_S = 0.2
 _HEALTH_PERIOD_S = 2.0
 _PLACED_S = 60.0
 _UP = ("healthy", "idle")
+_LOSSES = 3
+"""Times that an app is deployed anew whose first replica was lost."""
 _END_S = 15.0
 """Seconds for the processes of an engine to end, once it is drained."""
 NOT_IN_VERSION = {"replicas", "start_timeout_s"}
@@ -126,22 +129,29 @@ def deploy(app: App, log_dir: Path, *, kept: bool, surge: bool = True) -> None:
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def wait_until_healthy(apps: Sequence[App], on_status: Callable[[list[AppStatus]], None]) -> None:
+def wait_until_healthy(
+    apps: Sequence[App], on_status: Callable[[list[AppStatus]], None], again: Callable[[App], None]
+) -> None:
     """Wait until all replicas of the apps answer.
 
     Args:
         apps: The apps; each has its engine's `start_timeout_s`.
         on_status: Told what they wait for, again and again.
+        again: Deploys an app anew that Ray Serve has given up since its first replica was lost with its node.
 
     Raises:
         AppError: One failed or took too long, with the engine's own last lines.
     """
     began = time.monotonic()
+    lost = Counter[str]()
     while True:
         statuses = [look(app.name, app.version, app.engine.replicas) for app in apps]
         on_status(statuses)
         for app, status in zip(apps, statuses, strict=True):
-            if status.phase == "failed":
+            if status.phase == "failed" and status.was_lost and lost[app.name] < _LOSSES:
+                lost[app.name] += 1
+                again(app)
+            elif status.phase == "failed":
                 raise AppError(f"app {app.name} failed: {status.detail}")
             late = time.monotonic() - began > app.engine.start_timeout_s
             if late and status.phase not in _UP:

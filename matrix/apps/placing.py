@@ -62,8 +62,13 @@ def place(
         deploy(app, log_dir, kept=kept, surge=not lacking)
         if app is not ordered[-1] and app.bundles[0].get("GPU", 0) > 1:
             wait_until_placed(app, on_status)
+
+    def again(app: App) -> None:
+        warn(f"App {app.name}: its replica was lost while it loaded; it is deployed anew")
+        deploy(app, log_dir, kept=kept)
+
     if wait:
-        wait_until_healthy(ordered, on_status)
+        wait_until_healthy(ordered, on_status, again)
 
 
 def live_nodes() -> list[Node]:

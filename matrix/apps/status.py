@@ -23,6 +23,7 @@ class AppStatus:
         ready: Replicas that answer.
         wanted: How many there should be.
         detail: What it waits for, or why it failed.
+        was_lost: It failed since a replica was gone before it could say anything: its process or its node was killed.
     """
 
     name: str
@@ -30,6 +31,7 @@ class AppStatus:
     ready: int
     wanted: int
     detail: str
+    was_lost: bool = False
 
     def __str__(self) -> str:
         last = self.detail.splitlines()[-1].strip()[:100] if self.detail else ""
@@ -60,7 +62,8 @@ def look(name: str, version: str, replicas: Replicas) -> AppStatus:
     placing = _placing(app)
     # One that is unhealthy with replicas that answer is about to get another one for those that don't.
     if app is not None and (app.status == "DEPLOY_FAILED" or (app.status == "UNHEALTHY" and not ready)):
-        return AppStatus(name, "failed", ready, wanted, "; ".join(failed) or placing or app.message)
+        why = "; ".join(failed) or placing or app.message
+        return AppStatus(name, "failed", ready, wanted, why, was_lost=not failed)
     if loading:
         return AppStatus(name, "loading", ready, wanted, loading[-1])
     if replicas.min == 0 and ray.get(directory().reached.remote(name)) == version:

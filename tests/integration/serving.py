@@ -30,7 +30,7 @@ def main(log_dir: str) -> None:
 
         deploy.start_serve()
         app = start("played", 2, log_dir)
-        deploy.wait_until_healthy([app], lambda _: None)
+        deploy.wait_until_healthy([app], lambda _: None, lambda _: None)
         print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], sep="\n", flush=True)
         if sys.stdin.readline():
             deploy.remove(app.name, patient=False)

@@ -247,3 +247,28 @@ def test_a_keeper_that_is_killed_takes_its_cluster_along(tmp_path: Path) -> None
     assert len(family) > 10
     # What it noted is known to be stale.
     assert "there is no cluster on this machine" in alone.command("status", code=1).stderr
+
+
+def test_a_replica_that_is_lost_while_it_loads_is_deployed_anew(cluster: Cluster) -> None:
+    """As by the end of its node; an engine that fails by itself is told at once."""
+    late = ["apps.late.engine=simulated", "apps.late.engine.cpus=0.1", "apps.late.model=api", "apps.late.model.name=l"]
+    command = [sys.executable, "-c", "from matrix.cli import main; main()", "deploy_applications", *PRETEND, *late]
+    deploy = subprocess.Popen([*command, "app=late"], env=cluster.env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    pid = None
+    while pid is None:
+        assert deploy.poll() is None
+        pid = next((pid for pid, line in _titles() if line.startswith("ray::ServeReplica:late")), None)
+    os.kill(pid, signal.SIGKILL)
+    _, said = deploy.communicate(timeout=120)
+    assert deploy.returncode == 0, said
+    assert "deployed anew" in said
+    assert cluster.app("late")["phase"] == "healthy"
+    cluster.deploy(*PRETEND, *late, "app=late", "--action", "remove")
+
+
+def _titles() -> Iterator[tuple[int, str]]:
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield int(entry.parent.name), entry.read_bytes().decode(errors="replace")
+        except OSError:
+            continue

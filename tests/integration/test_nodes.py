@@ -132,7 +132,7 @@ start_serve()
 source = resolve(spec.model.source, print)
 app = App("smollm2", spec.engine, spec.model, source, cpu=True, bundles=[{"CPU": 1.0}, {"CPU": 1.0}])
 deploy(app, find_kept().log_dir, kept=True)
-wait_until_healthy([app], lambda _: None)
+wait_until_healthy([app], lambda _: None, lambda _: None)
 cluster.stop()
 """
 
