@@ -24,6 +24,7 @@ from matrix.cluster.states import Node
 from matrix.errors import ClusterError
 
 _BEAT_S = 2.0
+_LOOK_S = 0.5
 _ENDS_S = 3.0
 """Ray's processes end in a moment; the reaper ends what doesn't."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -64,18 +65,19 @@ class RayNode:
             stdout=subprocess.PIPE,
         )
 
-    def start(self, options: Mapping[str, Any]) -> None:
+    def start(self, options: Mapping[str, Any], gives_up: Callable[[], str] = lambda: "") -> None:
         """Start it; returns when it is up.
 
         Args:
             options: Of `ray._private.parameter.RayParams`: resources, name, and `gcs_address` unless it is the head.
+            gives_up: Why there is nothing to wait for any more; empty if there is.
 
         Raises:
             ClusterError: It doesn't come up; nothing of it is left.
         """
         try:
             self._tell(json.dumps({**options, "temp_dir": str(self.temp_dir)}))
-            self.where = self._wait_until_up()
+            self.where = self._wait_until_up(gives_up)
         except BaseException:
             self.end()
             raise
@@ -111,14 +113,16 @@ class RayNode:
             stdin.write(f"{line}\n".encode())
             stdin.flush()
 
-    def _wait_until_up(self) -> dict[str, str]:
+    def _wait_until_up(self, gives_up: Callable[[], str]) -> dict[str, str]:
         output: IO[bytes] | None = self._ray.stdout
         assert output is not None  # noqa: S101 - it is a pipe
-        ready, _, _ = select.select([output], [], [], self._timeout_s)
-        if not ready:
-            raise ClusterError(
-                f"Ray is not up on {socket.gethostname()} after {self._timeout_s:.0f} s (start_timeout_s)"
-            )
+        deadline = time.monotonic() + self._timeout_s
+        while not select.select([output], [], [], min(max(deadline - time.monotonic(), 0), _LOOK_S))[0]:
+            if why := gives_up():
+                raise ClusterError(f"Ray's start is given up: {why}")
+            if time.monotonic() > deadline:
+                late = f"after {self._timeout_s:.0f} s (start_timeout_s)"
+                raise ClusterError(f"Ray is not up on {socket.gethostname()} {late}")
         line = output.readline()
         if not line:
             raise ClusterError(f"Ray doesn't start on {socket.gethostname()}: exit code {self._ray.wait()}")

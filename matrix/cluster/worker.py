@@ -104,7 +104,8 @@ class _Worker:
                 "num_gpus": spec.gpus_per_node,
                 "resources": resources_of(spec, options.partition or "", options.account or "", options.qos or ""),
                 "object_store_memory": int(spec.object_store_gb * 1e9),
-            }
+            },
+            self._leaves,
         )
         self._beat.set(phase="up", node_id=ray.where["node_id"], metrics=ray.where["metrics"])
         say(f"Joined {head.address} as {ray.where['node_id']}")

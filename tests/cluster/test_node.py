@@ -197,3 +197,13 @@ def test_a_log_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
         # Closing it would try once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+
+
+def test_a_start_that_nobody_wants_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = nodes.start_child
+    sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(nodes, "start_child", lambda _, environment, **options: real(sleeps, environment, **options))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(ClusterError, match="given up: it got SIGTERM"):
+        RayNode(tmp_path / "token", 60).start({}, lambda: "it got SIGTERM")
+    assert not list(tmp_path.glob("matrix-ray-*"))

@@ -79,7 +79,7 @@ def job(monkeypatch: pytest.MonkeyPatch, fake_jobs: FakeJobs, tmp_path: Path) ->
         def __init__(self, token: Path, timeout_s: float) -> None:
             pass
 
-        def start(self, options: dict[str, Any]) -> None:
+        def start(self, options: dict[str, Any], _: object) -> None:
             self.how = next(found.rays, "lives")
             found.joined.append(options)
             if self.how == "fails":
