@@ -138,8 +138,14 @@ def test_workers_that_slurm_takes_away_come_back(login: Login) -> None:
     login.command("sbatch", "--output=/dev/null", *line)
     with login.slurm.cut_off(before[lost].host):
         login.wait_for(lambda: set(before) == set(joined(login)) and moved(login, before), 120, "both are back")
+        # It sees by its file that it was started again elsewhere. Once the link is up slurmd would kill it at once.
+        login.wait_for(lambda: not left_on(login, before[lost].host), 60, "the old one has left")
     assert all(worker.wanted and not worker.replaces for worker in run.folder.cluster().workers)
     run.completes()
+
+
+def left_on(login: Login, node: str) -> list[str]:
+    return [line for line in login.slurm.processes(node).values() if "submitit" in line or "matrix.cluster" in line]
 
 
 def moved(login: Login, before: dict[str, Node]) -> bool:
