@@ -54,9 +54,13 @@ def _typed_path(loc: tuple[int | str, ...], config: Mapping[str, Any]) -> list[s
     """Drop the tags that pydantic puts into the path of a discriminated union."""
     path: list[str] = []
     here: Any = config
+    may_be_tag = True
     for part in loc:
-        if isinstance(here, Mapping) and here.get("kind") == part and part not in here:
+        # A section may have the name of its kind: cluster.slurm of cluster=slurm.
+        if may_be_tag and isinstance(here, Mapping) and here.get("kind") == part:
+            may_be_tag = False
             continue
+        may_be_tag = True
         path.append(str(part))
         here = here.get(part) if isinstance(here, Mapping) else None
     return path
