@@ -76,7 +76,8 @@ class RayNode:
             ClusterError: It doesn't come up; nothing of it is left.
         """
         try:
-            self._tell(json.dumps({**options, "temp_dir": str(self.temp_dir)}))
+            # Ray lets everybody write to its folder: it is one of its own, in a place that nobody else can enter.
+            self._tell(json.dumps({**options, "temp_dir": str(self.temp_dir / "r")}))
             self.where = self._wait_until_up(gives_up)
         except BaseException:
             self.end()
