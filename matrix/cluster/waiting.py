@@ -119,7 +119,11 @@ def wait_for_workers(folder: ClusterFolder, wanted: int, show: Callable[[str], N
         if head is None or head.phase in ("failed", "ended") or not folder.is_current:
             detail = head.detail if head else "it has gone"
             raise ClusterError(f"the head ended while workers joined: {detail}{last_lines(folder, cluster.head_job)}")
-        known = asking.about([worker.job_id for worker in workers])
+        known = asking.about([cluster.head_job, *(worker.job_id for worker in workers)])
+        job = cluster.head_job
+        if not asking.trouble and (slurm.is_over(known[job].state) if job in known else not head.is_fresh):
+            # Killed at once, it could write nothing.
+            raise ClusterError(f"the head's job {job} ended while workers joined{last_lines(folder, job)}")
         over = [w for w in workers if w.job_id in known and slurm.is_over(known[w.job_id].state)]
         expected = sum(worker.nodes for worker in workers if worker not in over)
         if expected < wanted and not _may_be_replaced(folder, over):
