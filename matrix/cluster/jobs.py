@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ _CLOCKS_S = 30
 """Seconds by which clocks may differ: half of the shortest time limit that Slurm knows."""
 _REQUEUE_S = 60
 """Seconds for a node to leave, beside those in which it drains."""
+_OF_A_JOB = re.compile("SLURM_(?!CONF$|CLUSTERS$)")
 _PR_SET_PDEATHSIG = 1
 """Of prctl(2): a signal for when the parent has ended."""
 
@@ -204,6 +206,8 @@ def _of_its_own() -> Iterator[None]:
         # The head's: it has no terminal.
         yield
         return
+    # What the job that this is typed in has (salloc, srun --pty) would be taken for the new one's.
+    typed_in = {name: os.environ.pop(name) for name in list(os.environ) if _OF_A_JOB.match(name)}
     numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGHUP, signal.SIGTSTP)
     handlers = [signal.getsignal(number) for number in numbers]
     saved = [os.dup(standard) for standard in (0, 1, 2)]
@@ -219,6 +223,7 @@ def _of_its_own() -> Iterator[None]:
             os.dup2(one, standard)
             os.close(one)
         os.close(nothing)
+        os.environ.update(typed_in)
         for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler or signal.SIG_DFL)
 
