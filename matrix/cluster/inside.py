@@ -138,8 +138,9 @@ class Commands:
         command, now = running.command, time.monotonic()
         code = running.process.poll()
         if code is not None:
-            del self._running[command.key]
             self._ended(running, code)
+            # Only now: on a full disk its end is written at a later look.
+            del self._running[command.key]
             return
         if running.asked is None and self._folder.command_file(command.key, "stop").exists():
             running.asked = now
@@ -166,8 +167,8 @@ class Commands:
 
     def _finish(self, command: Command, phase: CommandPhase, code: int) -> None:
         self._say(f"Command {command.key}: {phase}, exit code {code}")
-        self._folder.command_file(command.key, "env").unlink(missing_ok=True)
         self._note(replace(command, phase=phase, exit_code=code, pid=0))
+        self._folder.command_file(command.key, "env").unlink(missing_ok=True)
 
     def _note(self, command: Command) -> None:
         replace(command, heartbeat=time.time()).write(self._folder.command_file(command.key))
