@@ -16,6 +16,7 @@ from matrix.apps.deploying import describe_cluster
 from matrix.apps.directory import existing_directory
 from matrix.apps.lookup import cluster_key
 from matrix.cluster.folder import ClusterFolder
+from matrix.cluster.node import say, unknown
 from matrix.cluster.ray import connect
 from matrix.cluster.states import write
 from matrix.spec import AttachCluster
@@ -28,10 +29,11 @@ def main(folder: ClusterFolder, address: str) -> None:
     connect(AttachCluster(kind="attach", address=address, token_path=str(folder.token)))
     has_key = False
     while True:
-        write(folder.ray, json.dumps(look()))
-        if not has_key and existing_directory() is not None:
-            has_key = True
-            write(folder.key, cluster_key(), 0o600)
+        with unknown(say, "What Ray knows can't be written"):
+            write(folder.ray, json.dumps(look()))
+            if not has_key and existing_directory() is not None:
+                write(folder.key, cluster_key(), 0o600)
+                has_key = True
         time.sleep(_LOOK_S)
 
 
