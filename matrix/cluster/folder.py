@@ -183,7 +183,8 @@ def find(home: Path) -> ClusterFolder | None:
     """The cluster that an id stands for now, living or not yet cleared away."""
     try:
         name = (home / "current").read_text()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        # Another user's, where several have one root.
         return None
     folder = ClusterFolder(home / name)
     return folder if name and (folder.path / "cluster.json").is_file() else None
