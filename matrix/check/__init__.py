@@ -16,7 +16,7 @@ from matrix.check.problems import type_problem, union_member
 from matrix.check.resources import check_resources
 from matrix.check.sections import check_cluster, check_data, check_pipeline, check_workload
 from matrix.check.slurm import check_slurm
-from matrix.cluster.join import joined
+from matrix.cluster.join import grown, joined
 from matrix.cluster.resolve import resolved
 from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
 from matrix.spec import AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec, SlurmCluster
@@ -61,7 +61,7 @@ def check(config: Mapping[str, Any], *, joins: bool = True) -> tuple[RunSpec | N
         problems += check_slurm(cluster)
         try:
             # Of its nodes the rules need to know what Slurm says, or what they are.
-            sections["cluster"] = (joined(cluster) if joins else None) or resolved(cluster)
+            sections["cluster"] = (joined(cluster) if joins else None) or resolved(cluster if joins else grown(cluster))
         except ConfigError as error:
             problems += error.problems
             del sections["cluster"]

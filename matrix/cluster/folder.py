@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,17 @@ class ClusterFolder:
 
     @property
     def is_current(self) -> bool:
-        """Whether this is the cluster that its id stands for now."""
+        """Whether this is the cluster that its id stands for now.
+
+        Raises:
+            ClusterError: The folder of its id isn't there: the file system is away, or somebody has removed it.
+        """
         try:
             return (self.home / "current").read_text() == self.path.name
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            # Who clears a cluster away leaves the lock.
+            if not (self.home / "lock").exists():
+                raise ClusterError(f"{self.home} is not there") from error
             return False
 
     @property
@@ -155,6 +162,10 @@ class ClusterFolder:
         with locked(self.home, say):
             yield
 
+    def try_lock(self) -> AbstractContextManager[bool]:
+        """The same, but without waiting; gives whether it is held now."""
+        return _tried(self.home)
+
     def retire(self) -> None:
         """The cluster is no more: what may not outlive it goes, its logs stay; the caller holds the lock."""
         if self.is_current:
@@ -246,6 +257,17 @@ def locked(home: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[
                 say(f"Another command changes the cluster {home.name}; waiting for it ...")
             time.sleep(0.1)
         yield
+
+
+@contextmanager
+def _tried(home: Path) -> Iterator[bool]:
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def _prune(home: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from matrix.cluster import jobs
 from matrix.cluster.folder import ClusterFolder
 from matrix.cluster.states import Command, write
-from matrix.cluster.waiting import LiveLine, last_lines
+from matrix.cluster.waiting import Asking, LiveLine, last_lines, waits_for
 from matrix.errors import ClusterError
 
 _LOOK_S = 0.2
@@ -22,30 +22,36 @@ _ASK_S = 5.0
 _QUIET_S = 8.0
 """Slurm is asked about a head that has written nothing for so long."""
 _CHUNK = 1 << 16
+_STOPPED = 130
 
 
 def submit(folder: ClusterFolder, argv: Sequence[str], run_dir: str = "") -> str:
-    """Hand a command over to the cluster; returns its key.
+    """Hand a command over to the cluster; returns its key. The caller holds the lock.
 
     It gets this process's environment, which is kept in a file that only the user can read until it has ended.
-
-    Raises:
-        ClusterError: The cluster has just ended.
     """
     key = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    with folder.lock():
-        if not folder.is_current or folder.cluster().stopping:
-            raise ClusterError("the cluster has just ended: start the command once more")
-        write(folder.command_file(key, "env"), json.dumps(dict(os.environ)), 0o600)
-        command = Command(key, "waiting", tuple(argv), str(Path.cwd()), run_dir, submitted=time.time())
-        command.write(folder.command_file(key))
+    write(folder.command_file(key, "env"), json.dumps(dict(os.environ)), 0o600)
+    command = Command(key, "waiting", tuple(argv), str(Path.cwd()), run_dir, submitted=time.time())
+    command.write(folder.command_file(key))
     return key
+
+
+def withdraw(folder: ClusterFolder, key: str) -> bool:
+    """Take a command back that hasn't started; whether it hadn't."""
+    with folder.lock():
+        command = read(folder, key)
+        if command.phase != "waiting":
+            return False
+        replace(command, phase="stopped", exit_code=_STOPPED).write(folder.command_file(key))
+        folder.command_file(key, "env").unlink(missing_ok=True)
+        return True
 
 
 def follow(folder: ClusterFolder, key: str, live: LiveLine) -> int:
     """Show a command's output until it has ended; returns its exit code.
 
-    Ctrl-C asks it to stop; a second one leaves it alone.
+    Ctrl-C asks it to stop, and takes it back if it hasn't started; a second one doesn't wait for its end.
     """
     followed = _Followed(folder, key, live)
     while True:
@@ -53,10 +59,13 @@ def follow(folder: ClusterFolder, key: str, live: LiveLine) -> int:
             return followed.follow()
         except KeyboardInterrupt:
             if followed.asked_to_stop:
-                live.say(f"\nIt goes on by itself. See it again: matrix attach {key}")
-                return 130
+                live.say(f"\nIt stops by itself. See it again: matrix attach {key}")
+                return _STOPPED
+            if withdraw(folder, key):
+                live.say("\nTaken back before it had started.")
+                return _STOPPED
             followed.ask_to_stop()
-            live.say("\nAsked it to stop; its rows are kept. Ctrl-C again leaves it alone.")
+            live.say("\nAsked it to stop; its rows are kept. Ctrl-C again doesn't wait for its end.")
 
 
 class _Followed:
@@ -64,6 +73,7 @@ class _Followed:
         self._folder, self._key, self._live = folder, key, live
         self._log, self._shown = folder.command_file(key, "log"), 0
         self._asked_at, self._phase = time.monotonic(), ""
+        self._asking = Asking(folder.cluster().executor)
 
     @property
     def asked_to_stop(self) -> bool:
@@ -79,9 +89,11 @@ class _Followed:
             self._show_output()
             if command.has_ended:
                 return self._ended(command)
-            if command.phase != self._phase:
-                self._phase = command.phase
-                self._say_phase(command)
+            if command.phase == "waiting":
+                self._live.show(waits_for(self._folder, self._asking))
+            elif command.phase != self._phase and command.phase == "requeued":
+                self._live.say("The head had to go before the command had ended: it goes on when Slurm starts it again")
+            self._phase = command.phase
             if time.monotonic() - self._asked_at > _ASK_S:
                 self._asked_at = time.monotonic()
                 self._refuse_lost()
@@ -105,12 +117,6 @@ class _Followed:
         except FileNotFoundError:
             return
         sys.stdout.flush()
-
-    def _say_phase(self, command: Command) -> None:
-        if command.phase == "waiting":
-            self._live.show("waiting for the head to start the command")
-        elif command.phase == "requeued":
-            self._live.say("The head had to go before the command had ended: it goes on when Slurm starts it again")
 
     def _refuse_lost(self) -> None:
         """Mark a command as lost whose head is gone for good."""
@@ -165,6 +171,6 @@ def find_command(folders: Sequence[ClusterFolder], name: str) -> tuple[ClusterFo
 
 
 def _resume(command: Command) -> str:
-    if not command.run_dir:
+    if not command.run_dir or not command.starts:
         return ""
     return f"\nIts rows are kept in {command.run_dir}; start it again with that run dir to resume it."

@@ -16,7 +16,7 @@ from matrix.cluster import jobs
 from matrix.cluster.folder import ClusterFolder
 from matrix.cluster.inside import Commands
 from matrix.cluster.monitoring import Monitoring
-from matrix.cluster.node import Heartbeat, RayNode, Signals, own_ip, say, start_child, unknown
+from matrix.cluster.node import Heartbeat, RayNode, Sight, Signals, own_ip, say, start_child, unknown
 from matrix.cluster.states import CommandPhase, Node
 from matrix.cluster.workers import Workers
 from matrix.errors import ClusterError
@@ -60,7 +60,7 @@ class Head:
 class _Head:
     def __init__(self, folder: ClusterFolder, spec: SlurmCluster) -> None:
         self._folder, self._spec = folder, spec
-        self._signals = Signals()
+        self._signals, self._sight = Signals(), Sight(folder)
         self._job = jobs.job_id(spec.executor)
         ip, host = own_ip(None), socket.gethostname()
         say(f"Head of cluster {spec.id}: job {self._job} on {host} ({ip}), start {_starts()}")
@@ -71,10 +71,13 @@ class _Head:
         """Start Ray, look after everything, and end it."""
         try:
             ray = RayNode(self._folder.token, self._spec.start_timeout_s)
-            ray.start(self._options())
+            ray.start(self._options(), self._leaves)
         except ClusterError as error:
+            if self._signals.number is not None and self._may_come_back():
+                self._go_back()
+                return
             self._beat.close(phase="failed", detail=str(error))
-            self._give_up(str(error))
+            self._give_up()
             raise
         self._commands = Commands(self._folder, ray.environment, self._job, say)
         self._observer = _Observer(self._folder, ray)
@@ -111,24 +114,30 @@ class _Head:
             "include_dashboard": spec.dashboard,
         }
 
+    def _leaves(self) -> str:
+        """Why the head should end; empty if it shouldn't."""
+        if self._beat.is_superseded:
+            return _SUPERSEDED
+        if self._signals.number is not None:
+            return f"it got {signal.Signals(self._signals.number).name}"
+        with unknown(say, "The cluster's folder can't be read"):
+            if not self._sight.is_current():
+                return "the cluster is no more"
+            if self._folder.cluster().stopping:
+                return _STOPPED
+        return ""
+
     def _watch(self, ray: RayNode) -> str:
         """Look after the cluster; returns why it is over."""
         while True:
             self._signals.wait(_LOOK_S)
             if not ray.is_alive:
                 return _RAY_ENDED
-            if self._beat.is_superseded:
-                return _SUPERSEDED
-            if self._signals.number is not None:
-                return f"it got {signal.Signals(self._signals.number).name}"
-            with unknown(say, "The cluster's folder can't be read"):
-                if not self._folder.is_current:
-                    return "the cluster is no more"
-                cluster = self._folder.cluster()
-                if cluster.stopping:
-                    return _STOPPED
+            if why := self._leaves():
+                return why
+            with unknown(say, "The commands can't be looked after"):
                 self._commands.look()
-                if cluster.for_runs and self._commands.all_ended() and self._last_one_out():
+                if self._folder.cluster().for_runs and self._commands.all_ended() and self._last_one_out():
                     return _LAST_RUN
             self._observer.look()
             if self._monitoring:
@@ -136,8 +145,9 @@ class _Head:
 
     def _last_one_out(self) -> bool:
         """End the cluster, unless another command has come in meanwhile."""
-        with self._folder.lock():
-            if not self._commands.all_ended():
+        # Who holds the lock may be about to hand a command over, or wait for this process to end.
+        with self._folder.try_lock() as held:
+            if not held or not self._commands.all_ended():
                 return False
             self._folder.change(stopping=True)
             return True
@@ -169,32 +179,35 @@ class _Head:
         if is_superseded:
             return
         if goes_on:
-            self._beat.close(phase="requeued", address="")
-            with unknown(say, "The job can't be put back into the queue"):
-                jobs.put_back()
-                return
-        self._give_up(why)
+            self._go_back()
+            return
         self._beat.close(phase="failed" if why == _RAY_ENDED else "ended", detail=why, address="")
+        self._give_up()
+
+    def _go_back(self) -> None:
+        """Into the queue."""
+        self._beat.close(phase="requeued", address="")
+        with unknown(say, "The job can't be put back into the queue"):
+            jobs.put_back()
 
     def _may_come_back(self) -> bool:
         """Whether there is something to go on with, and Slurm would start the head again."""
         with unknown(say, "The job's state can't be found out"):
             cluster = self._folder.cluster()
-            if cluster.stopping or self._commands.all_ended() or not self._folder.commands():
+            if cluster.stopping or all(command.has_ended for command in self._folder.commands()):
                 return False
             return jobs.may_come_back(self._spec.executor, self._job)
         return False
 
-    def _give_up(self, why: str) -> None:
-        """The cluster ends with its head: its workers go, and so does what is secret, unless a command sees to that."""
+    def _give_up(self) -> None:
+        """The cluster ends with its head: its workers go, and so does what is secret."""
         with unknown(say, "The workers can't be ended"):
             workers = [worker.job_id for worker in self._folder.cluster().workers]
             jobs.cancel(self._spec.executor, workers)
-        with unknown(say, "The cluster's folder can't be cleared away"):
-            # Who stops a cluster holds the lock until this process is gone, and clears it away.
-            if why == _LAST_RUN or not self._folder.cluster().stopping:
-                with self._folder.lock():
-                    self._folder.retire()
+        # Who stops a cluster holds the lock until this process is gone, and clears it away.
+        with unknown(say, "The cluster's folder can't be cleared away"), self._folder.try_lock() as held:
+            if held:
+                self._folder.retire()
 
 
 class _Observer:

@@ -64,11 +64,11 @@ class Commands:
 
     def look(self) -> None:
         """Start what waits, note what has ended, stop what should."""
+        for running in list(self._running.values()):
+            self._look_at(running)
         for command in self._folder.commands():
             if command.phase in ("waiting", "requeued") and command.key not in self._running:
                 self._start(command)
-        for running in list(self._running.values()):
-            self._look_at(running)
 
     def all_ended(self) -> bool:
         """Whether there were some, and all have ended."""
@@ -105,7 +105,12 @@ class Commands:
         if self._folder.command_file(command.key, "stop").exists():
             self._finish(command, "stopped", 128 + signal.SIGINT)
             return
-        given = json.loads(self._folder.command_file(command.key, "env").read_text())
+        try:
+            given = json.loads(self._folder.command_file(command.key, "env").read_text())
+        except (OSError, ValueError) as error:
+            self._say(f"Command {command.key} can't be started: {error}")
+            self._finish(command, "failed", 1)
+            return
         environment = {
             **self._environment,
             **{key: value for key, value in given.items() if not key.startswith(_OF_THE_PLACE)},
@@ -127,7 +132,8 @@ class Commands:
                     start_new_session=True,
                 )
             except OSError as error:
-                output.write(f"{command.cwd}: {error.strerror} on the head's node: give a shared folder\n".encode())
+                hint = "" if Path(command.cwd).is_dir() else ": commands are typed in a folder that nodes share"
+                output.write(f"{command.cwd}: {error.strerror} on the head's node{hint}\n".encode())
                 self._finish(command, "failed", 1)
                 return
         now = replace(command, phase="running", pid=process.pid, starts=command.starts + 1)

@@ -8,6 +8,12 @@ from matrix.spec import SlurmCluster
 from matrix.spec.cluster import WorkerGroup, resources_of
 
 
+def grown(spec: SlurmCluster) -> SlurmCluster:
+    """The spec for more workers of a cluster that is there: its head stays as it is."""
+    folder = find(home_of(spec))
+    return spec if folder is None else spec.model_copy(update={"head": folder.spec().head})
+
+
 def joined(spec: SlurmCluster) -> SlurmCluster | None:
     """The cluster of a spec's id with its workers as they are; None if it isn't there, or not known to live.
 

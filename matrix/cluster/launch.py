@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matrix.cluster import jobs, slurm
 from matrix.cluster.folder import ClusterFolder, create, find, home_of, locked
 from matrix.cluster.head import Head
-from matrix.cluster.states import WorkerJob, write
+from matrix.cluster.states import CommandPhase, WorkerJob, write
 from matrix.cluster.waiting import LiveLine, wait_for_head, wait_for_workers
 from matrix.cluster.worker import Worker
 from matrix.errors import ClusterError
@@ -25,7 +26,14 @@ _ASK_S = 1.0
 
 
 def start(
-    spec: SlurmCluster, live: LiveLine, *, for_runs: bool = False, grows: bool = True, wait: bool = True
+    spec: SlurmCluster,
+    live: LiveLine,
+    *,
+    for_runs: bool = False,
+    grows: bool = True,
+    wait: bool = True,
+    hand_over: Callable[[ClusterFolder], None] = lambda _: None,
+    take_back: Callable[[], None] = lambda: None,
 ) -> ClusterFolder:
     """Start a cluster, or take the one that is there.
 
@@ -35,6 +43,8 @@ def start(
         for_runs: One that is started is there for the commands inside it, and ends with the last of them.
         grows: One that is there gets `workers` more.
         wait: Wait for the head and the workers.
+        hand_over: Hands a command over as soon as there is a cluster: it goes on without this process.
+        take_back: Takes it back, if nobody has begun with it.
 
     Raises:
         ClusterError: It doesn't come up. What was submitted for it is cancelled; a cluster that was there stays.
@@ -46,6 +56,7 @@ def start(
         if folder is not None and not for_runs:
             folder.change(for_runs=False)
         if folder is not None and not grows:
+            hand_over(folder)
             return folder
         if folder is None:
             folder = create(spec, for_runs=for_runs)
@@ -55,6 +66,7 @@ def start(
                 "another cluster.id starts one beside it"
             )
         added = _submit(folder, spec, live, is_new=is_new)
+        hand_over(folder)
     if spec.executor == "debug" or not wait:
         return folder
     try:
@@ -63,26 +75,30 @@ def start(
         others = sum(worker.nodes for worker in folder.cluster().workers if worker.wanted and worker not in added)
         wait_for_workers(folder, min(wanted, spec.workers) + (0 if is_new else others), live.show)
     except (ClusterError, KeyboardInterrupt):
-        if is_new:
+        take_back()
+        if is_new and all(command.has_ended for command in folder.commands()):
             live.say("Ending what was started ...")
             stop(folder, live)
+        elif is_new:
+            live.say(f"The cluster {spec.id} stays: others run inside it")
         else:
             remove_workers(folder, [worker.job_id for worker in added], live)
         raise
     return folder
 
 
-def find_up(spec: SlurmCluster, live: LiveLine) -> ClusterFolder:
-    """The cluster of the spec's id.
+def find_up(spec: SlurmCluster, live: LiveLine, hand_over: Callable[[ClusterFolder], None]) -> None:
+    """Hand a command over to the cluster of the spec's id.
 
     Raises:
         ClusterError: There is none.
     """
     with locked(home_of(spec), live.say):
         folder = find_living(spec, live)
+        if folder is not None:
+            hand_over(folder)
     if folder is None:
         raise ClusterError(f"there is no cluster {spec.id} (cluster.id): matrix start_cluster cluster=slurm starts one")
-    return folder
 
 
 def find_living(spec: SlurmCluster, live: LiveLine) -> ClusterFolder | None:
@@ -90,9 +106,12 @@ def find_living(spec: SlurmCluster, live: LiveLine) -> ClusterFolder | None:
     folder = find(home_of(spec))
     if folder is None or lives(folder):
         return folder
-    live.say(f"The cluster {spec.id} is dead; what it left is cleared away")
-    _end_jobs(folder)
-    folder.retire()
+    if folder.cluster().stopping:
+        live.say(f"The cluster {spec.id} is ending; waiting for it ...")
+        _wait_until_gone(folder, live)
+    else:
+        live.say(f"The cluster {spec.id} is dead; what it left is cleared away")
+    _clear_away(folder)
     return None
 
 
@@ -116,7 +135,7 @@ def lives(folder: ClusterFolder) -> bool:
     cluster, head = folder.cluster(), folder.head()
     if cluster.stopping or not cluster.head_job or (head is not None and head.phase in ("ended", "failed")):
         return False
-    if head is not None and head.is_fresh:
+    if head is not None and not head.is_silent:
         return True
     return bool(jobs.living(cluster.executor, [cluster.head_job]))
 
@@ -131,23 +150,33 @@ def stop(folder: ClusterFolder, live: LiveLine) -> None:
         if not folder.is_current:
             return
         cluster = folder.change(stopping=True)
-        head = folder.head()
-        if head is not None and head.is_fresh and head.phase in ("up", "draining"):
-            wait_until_gone(folder, live, _HEAD_LEAVES_S)
-        _end_jobs(folder)
-        folder.retire()
+        _wait_until_gone(folder, live)
+        _clear_away(folder)
     live.say(f"Stopped the cluster {cluster.id}")
 
 
-def wait_until_gone(folder: ClusterFolder, live: LiveLine, timeout_s: float) -> None:
-    """Wait until a head that ends by itself has ended; no longer than so many seconds."""
-    deadline = time.monotonic() + timeout_s
+def _wait_until_gone(folder: ClusterFolder, live: LiveLine) -> None:
+    """Wait until a head that ends by itself has ended, but not for ever."""
+    cluster, deadline = folder.cluster(), time.monotonic() + _HEAD_LEAVES_S
     while time.monotonic() < deadline:
         head = folder.head()
         if head is None or head.phase in ("ended", "failed", "requeued") or not head.is_fresh:
             return
+        if head.is_silent and not jobs.living(cluster.executor, [cluster.head_job]):
+            return
         live.show(f"head: {head.phase}, waiting until its commands have ended")
         time.sleep(_LOOK_S)
+
+
+def _clear_away(folder: ClusterFolder) -> None:
+    """End what is left of a cluster; the caller holds the lock."""
+    _end_jobs(folder)
+    for command in folder.commands():
+        if not command.has_ended:
+            # It never started, or its head couldn't say what became of it.
+            phase: CommandPhase = "lost" if command.starts else "stopped"
+            replace(command, phase=phase, exit_code=1).write(folder.command_file(command.key))
+    folder.retire()
 
 
 def end(folder: ClusterFolder, live: LiveLine) -> None:
@@ -156,10 +185,9 @@ def end(folder: ClusterFolder, live: LiveLine) -> None:
         if not all(command.has_ended for command in folder.commands()):
             return
         folder.change(stopping=True)
-    wait_until_gone(folder, live, _HEAD_LEAVES_S)
+    _wait_until_gone(folder, live)
     with folder.lock(live.say):
-        _end_jobs(folder)
-        folder.retire()
+        _clear_away(folder)
 
 
 def remove_workers(folder: ClusterFolder, job_ids: Sequence[str], live: LiveLine) -> None:
@@ -216,8 +244,7 @@ def _submit(folder: ClusterFolder, spec: SlurmCluster, live: LiveLine, *, is_new
         folder.add_workers(added)
     except BaseException:
         if is_new:
-            _end_jobs(folder)
-            folder.retire()
+            _clear_away(folder)
         raise
     ids = [worker.job_id for worker in added]
     listed = ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"

@@ -18,12 +18,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+from matrix.cluster.folder import ClusterFolder
 from matrix.cluster.places import make_place
 from matrix.cluster.reaper import MARK
 from matrix.cluster.states import Node
 from matrix.errors import ClusterError
 
 _BEAT_S = 2.0
+_BLIND_S = 120.0
+"""A cluster whose folder isn't there for so long is no more."""
 _LOOK_S = 0.5
 _ENDS_S = 3.0
 """Ray's processes end in a moment; the reaper ends what doesn't."""
@@ -179,6 +182,28 @@ class Heartbeat:
             self.is_superseded = there is not None and there.started > self._node.started
             if not self.is_superseded:
                 self.node.write(self._path)
+
+
+class Sight:
+    """Whether a cluster is there still, as far as its folder can be seen."""
+
+    def __init__(self, folder: ClusterFolder) -> None:
+        self._folder, self._seen = folder, time.monotonic()
+
+    def is_current(self) -> bool:
+        """Whether it is the one that its id stands for; one whose folder is gone for a while isn't.
+
+        Raises:
+            ClusterError: The folder isn't there just now.
+        """
+        try:
+            found = self._folder.is_current
+        except (OSError, ClusterError):
+            if time.monotonic() - self._seen > _BLIND_S:
+                return False
+            raise
+        self._seen = time.monotonic()
+        return found
 
 
 class Signals:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 _PREFIX = "matrix-ray-"
 _OWNER = "owner"
+_LONGEST = 24
+"""Characters of a folder for temporary files that Ray can be in."""
 
 
 def make_place() -> tuple[Path, int]:
@@ -24,7 +26,9 @@ def make_place() -> tuple[Path, int]:
         The folder, and a file descriptor: the folder is somebody's for as long as a process has that open.
     """
     _remove_ownerless()
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    given = tempfile.gettempdir()
+    # The path of a Unix socket has 107 characters at most, and Ray's own part of it takes most of them.
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=given if len(given) <= _LONGEST else "/tmp"))  # noqa: S108
     owner = os.open(folder / _OWNER, os.O_WRONLY | os.O_CREAT, 0o600)
     fcntl.flock(owner, fcntl.LOCK_EX)
     # Only now: without the name nobody takes it for one that is left over.
@@ -33,7 +37,8 @@ def make_place() -> tuple[Path, int]:
 
 
 def _remove_ownerless() -> None:
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_OWNER}"):
+    places = {tempfile.gettempdir(), "/tmp"}  # noqa: S108
+    for path in (found for place in places for found in Path(place).glob(f"{_PREFIX}*/{_OWNER}")):
         # Another user's, one that is in use, or one that has just gone.
         with suppress(OSError), path.open("rb") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,12 +10,10 @@ from typing import Any
 
 from matrix.cluster import jobs
 from matrix.cluster.folder import ClusterFolder
-from matrix.cluster.slurm import JobStatus
+from matrix.cluster.slurm import JobStatus, is_over
 from matrix.cluster.states import STALE_S, Node
 from matrix.errors import ClusterError
 
-_SILENT_S = 8.0
-"""Of a node that has written nothing for so long it isn't said that it is up; it may still come back."""
 _SHOWN = 20
 """Ended commands that are told of."""
 
@@ -71,7 +69,11 @@ def _phase(stopping: bool, head: Node | None, job: JobStatus | None) -> str:
         return "stopping"
     if head is None:
         return "waiting" if job else "starting"
-    return head.phase if head.is_fresh or head.phase in ("failed", "ended", "requeued") else "not heard of"
+    if head.phase in ("failed", "ended", "requeued"):
+        return head.phase
+    if job is not None and is_over(job.state):
+        return "lost"
+    return "not heard of" if head.is_silent else head.phase
 
 
 def _slurm(status: JobStatus | None) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def _slurm(status: JobStatus | None) -> dict[str, Any]:
 
 
 def _node(node: Node) -> dict[str, Any]:
-    fresh = time.time() - node.heartbeat < _SILENT_S or node.phase in ("ended", "failed", "requeued")
+    fresh = not node.is_silent or node.phase in ("ended", "failed", "requeued")
     found = asdict(node)
     return {
         **{key: found[key] for key in ("host", "ip", "node_id", "detail")},

@@ -20,6 +20,9 @@ from typing import Any, Literal, Self
 
 from matrix.errors import ClusterError
 
+_SILENT_S = 8.0
+_TRIES = 4
+_RETRY_S = 0.5
 STALE_S = 30.0
 """Whoever has written nothing for so long is gone, or cut off."""
 
@@ -35,13 +38,15 @@ class State:
         Raises:
             ClusterError: It holds something else.
         """
-        try:
-            found = json.loads(path.read_text())
-            return cls.of(found)
-        except FileNotFoundError:
+        text = _text_of(path)
+        if text is None:
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ClusterError(f"{path} can't be read ({error}): another version of matrix may have made it") from error
+        try:
+            return cls.of(json.loads(text))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            way_out = "to end a cluster in spite of that, scancel its jobs (squeue --me) and remove the file"
+            message = f"{path} can't be read ({error}): another version of matrix may have made it; {way_out}"
+            raise ClusterError(message) from error
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Self:
@@ -155,6 +160,11 @@ class Node(State):
         """Whether it was heard of lately."""
         return time.time() - self.heartbeat < STALE_S
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has missed some heartbeats, so that it is worth asking Slurm about its job."""
+        return time.time() - self.heartbeat > _SILENT_S
+
 
 CommandPhase = Literal["waiting", "running", "requeued", "succeeded", "failed", "stopped", "lost"]
 
@@ -196,6 +206,25 @@ class Command(State):
     def has_ended(self) -> bool:
         """Whether nothing more will come."""
         return self.phase in ("succeeded", "failed", "stopped", "lost")
+
+
+def _text_of(path: Path) -> str | None:
+    """What a file holds, None if there is none; a file system that is away for a moment is asked again.
+
+    Raises:
+        ClusterError: It can't be read.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            return path.read_text()
+        except FileNotFoundError:
+            if path.parent.is_dir() or not left:
+                return None
+        except OSError as error:
+            if not left:
+                raise ClusterError(f"{path}: {error.strerror}") from error
+        time.sleep(_RETRY_S)
+    return None
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:

@@ -14,6 +14,7 @@ from matrix.cluster.states import Node, WorkerJob
 from matrix.errors import ClusterError
 
 _LOOK_S = 0.2
+_MANY, _LOOK_MANY_S = 50, 2.0
 _ASK_S = 2.0
 _LAST_LINES = 15
 _REMIND_S = 10.0
@@ -101,6 +102,14 @@ def wait_for_head(folder: ClusterFolder, show: Callable[[str], None]) -> Node:
         time.sleep(_LOOK_S)
 
 
+def waits_for(folder: ClusterFolder, asking: Asking) -> str:
+    """What a command that hasn't started waits for."""
+    head, job = folder.head(), folder.cluster().head_job
+    if head is not None and head.phase == "up":
+        return "waiting for the head to start the command"
+    return f"head: job {job} {_word(asking.about([job]).get(job), asking)}"
+
+
 def wait_for_workers(folder: ClusterFolder, wanted: int, show: Callable[[str], None]) -> None:
     """Wait until so many worker nodes have joined.
 
@@ -108,7 +117,7 @@ def wait_for_workers(folder: ClusterFolder, wanted: int, show: Callable[[str], N
         ClusterError: Too many of their jobs have failed, with the last lines of a log; the head is gone; or it takes
             too long.
     """
-    cluster, spec = folder.cluster(), folder.spec()
+    cluster = folder.cluster()
     asking, began = Asking(cluster.executor), time.monotonic()
     while True:
         workers = [worker for worker in folder.cluster().workers if worker.wanted]
@@ -137,7 +146,8 @@ def wait_for_workers(folder: ClusterFolder, wanted: int, show: Callable[[str], N
         waiting = [w.job_id for w in workers if w.job_id not in {node.job_id for node in up.values()}]
         words = {_word(known.get(job), asking) for job in waiting}
         show(f"workers: {len(up)} of {wanted} have joined; {len(waiting)} jobs {', '.join(sorted(words))}")
-        time.sleep(_LOOK_S if spec.executor != "debug" else 1)
+        # The files of many nodes take a while to read.
+        time.sleep(_LOOK_S if wanted < _MANY else _LOOK_MANY_S)
 
 
 def nodes_up(folder: ClusterFolder) -> dict[str, Node]:

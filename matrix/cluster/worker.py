@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matrix.cluster import jobs
 from matrix.cluster.folder import ClusterFolder
-from matrix.cluster.node import Heartbeat, RayNode, Signals, own_ip, say, unknown
+from matrix.cluster.node import Heartbeat, RayNode, Sight, Signals, own_ip, say, unknown
 from matrix.cluster.states import Cluster, Node
 from matrix.errors import ClusterError
 from matrix.spec import SlurmCluster
@@ -53,7 +53,7 @@ class Worker:
 class _Worker:
     def __init__(self, folder: ClusterFolder, spec: SlurmCluster) -> None:
         self._folder, self._spec = folder, spec
-        self._signals = Signals()
+        self._signals, self._sight = Signals(), Sight(folder)
         self._job, rank = jobs.job_id(spec.executor), jobs.rank(spec.executor)
         self._name = f"{self._job}.{rank}" if rank else self._job
         self._asked_at = self._waits_since = time.monotonic()
@@ -162,7 +162,7 @@ class _Worker:
         if self._beat.is_superseded:
             return "Slurm has started this job again elsewhere"
         with unknown(say, _UNREADABLE):
-            if not self._folder.is_current:
+            if not self._sight.is_current():
                 return "the cluster is no more"
             if not self._is_wanted(self._folder.cluster()):
                 return "the cluster doesn't want it any more"

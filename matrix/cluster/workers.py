@@ -53,7 +53,8 @@ class Workers:
     def _replace(self, worker: WorkerJob, state: str) -> None:
         # As it is now, under the lock: a command may have dismissed the worker meanwhile.
         cluster = self.folder.cluster()
-        if not any(one.job_id == worker.job_id and one.wanted for one in cluster.workers):
+        is_wanted = any(one.job_id == worker.job_id and one.wanted for one in cluster.workers)
+        if cluster.stopping or not is_wanted or not self.folder.is_current:
             return
         used, limit = resubmits(cluster), int(cluster.spec["max_resubmits"])
         if used + worker.nodes > limit:

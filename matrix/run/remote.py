@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matrix.cluster import launch
 from matrix.cluster.folder import ClusterFolder
-from matrix.cluster.follow import follow, submit
+from matrix.cluster.follow import follow, submit, withdraw
 from matrix.cluster.inside import inside
 from matrix.cluster.waiting import LiveLine
 from matrix.errors import ConfigError, Problem
@@ -46,9 +46,21 @@ def run_there(
     Raises:
         ClusterError: The cluster can't be had, or was lost.
     """
-    live = LiveLine()
-    folder = launch.start(cluster, live, for_runs=not stays, grows=False) if start else launch.find_up(cluster, live)
-    key = submit(folder, argv, run_dir)
+    live, keys = LiveLine(), list[tuple[ClusterFolder, str]]()
+
+    def hand_over(folder: ClusterFolder) -> None:
+        keys.append((folder, submit(folder, argv, run_dir)))
+
+    def take_back() -> None:
+        for folder, key in keys:
+            withdraw(folder, key)
+
+    if start:
+        kept = {"for_runs": not stays, "grows": False, "wait": not detach}
+        launch.start(cluster, live, **kept, hand_over=hand_over, take_back=take_back)
+    else:
+        launch.find_up(cluster, live, hand_over)
+    ((folder, key),) = keys
     if cluster.executor == "debug":
         launch.run_here(folder, cluster)
     elif detach:
