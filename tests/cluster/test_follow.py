@@ -51,18 +51,6 @@ def test_what_is_handed_over(monkeypatch: pytest.MonkeyPatch, folder: ClusterFol
     assert "secret" not in folder.command_file(key).read_text()
 
 
-@pytest.mark.parametrize("how", ["stopping", "retired"])
-def test_a_cluster_that_has_just_ended_takes_no_command(folder: ClusterFolder, how: str) -> None:
-    if how == "stopping":
-        folder.change(stopping=True)
-    else:
-        folder.retire()
-    with pytest.raises(ClusterError, match="has just ended: start the command once more"):
-        submit(folder, ["run"])
-    assert folder.commands() == []
-    assert not list(folder.path.glob("commands/*.env"))
-
-
 @pytest.mark.parametrize(("phase", "code"), [("succeeded", 0), ("failed", 3), ("stopped", 130)])
 def test_its_output_is_shown_once_and_whole_and_its_exit_code_passed_on(
     folder: ClusterFolder, fake_jobs: FakeJobs, capsysbinary: pytest.CaptureFixture[bytes], phase: str, code: int
@@ -100,12 +88,33 @@ def test_ctrl_c_asks_it_to_stop(folder: ClusterFolder, fake_jobs: FakeJobs) -> N
     assert "Asked it to stop" in said.text
 
 
+def test_ctrl_c_takes_back_what_has_not_started(folder: ClusterFolder, fake_jobs: FakeJobs) -> None:
+    key = submit(folder, ["run"])
+    said = Said()
+    fake_jobs.then(interrupt)
+    assert follow(folder, key, said) == 130
+    assert said.lines[-1] == "\nTaken back before it had started."
+    found = following.read(folder, key)
+    assert (found.phase, found.exit_code) == ("stopped", 130)
+    assert not list(folder.path.glob("commands/*.env"))
+
+
+def test_what_a_command_waits_for_is_shown(folder: ClusterFolder, fake_jobs: FakeJobs) -> None:
+    command(folder, "k")
+    said = Said()
+    folder.head_file.unlink(missing_ok=True)
+    fake_jobs.are("PENDING", "100", reason="Resources")
+    fake_jobs.then(lambda: becomes(folder, "succeeded", 0))
+    assert follow(folder, "k", said) == 0
+    assert said.lines[0] == "head: job 100 PENDING (Resources)"
+
+
 def test_a_second_ctrl_c_leaves_it_alone(folder: ClusterFolder, fake_jobs: FakeJobs) -> None:
     command(folder, "k", "running")
     said = Said()
     fake_jobs.then(interrupt, interrupt)
     assert follow(folder, "k", said) == 130
-    assert said.lines[-1] == "\nIt goes on by itself. See it again: matrix attach k"
+    assert said.lines[-1] == "\nIt stops by itself. See it again: matrix attach k"
     assert following.read(folder, "k").phase == "running"
     assert fake_jobs.cancelled == []
 
@@ -124,7 +133,7 @@ def test_a_head_that_goes_and_comes_back_is_said(folder: ClusterFolder, fake_job
 
 
 def test_a_head_that_is_gone_loses_its_command(folder: ClusterFolder, fake_jobs: FakeJobs) -> None:
-    command(folder, "k", "running", run_dir="/runs/1")
+    command(folder, "k", "running", run_dir="/runs/1", starts=1)
     folder.command_file("k", "env").touch()
     (folder.jobs / "100_0_log.out").write_text("the reason\n")
     said = Said()

@@ -82,7 +82,7 @@ def stand_ins(found: Job) -> dict[str, type]:
         def __init__(self, token: Path, timeout_s: float) -> None:
             pass
 
-        def start(self, options: dict[str, Any]) -> None:
+        def start(self, options: dict[str, Any], _gives_up: object) -> None:
             found.rays.append(options)
             if found.fails:
                 raise ClusterError(found.fails)
@@ -142,7 +142,8 @@ def test_the_job_of_a_cluster_that_is_no_more_does_nothing(job: Job) -> None:
 
 
 def test_a_stopped_cluster_is_cleared_away_by_who_stops_it(job: Job, fake_jobs: FakeJobs) -> None:
-    job.run(nothing, lambda: job.folder.change(stopping=True))
+    with job.folder.lock():
+        job.run(nothing, lambda: job.folder.change(stopping=True))
     assert job.ended == ["commands stopped", "ray"]
     assert fake_jobs.cancelled == ["5"]
     assert (job.node.phase, job.node.address) == ("ended", "")

@@ -45,7 +45,9 @@ def test_a_start_submits_head_and_workers_and_waits_for_both(fake_jobs: FakeJobs
         "Submitted the head of cluster slurm: job 100",
         "Submitted 3 workers: jobs 101_0 to 101_2",
     ]
-    assert launch.find_up(spec(tmp_path), Said()) == folder
+    found = list[ClusterFolder]()
+    launch.find_up(spec(tmp_path), Said(), found.append)
+    assert found == [folder]
 
 
 def test_a_start_that_does_not_wait(fake_jobs: FakeJobs, tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ def test_a_question_that_slurm_does_not_answer_tears_nothing_down(fake_jobs: Fak
     head(folder, ago=100)
     for act in (
         lambda: launch.start(spec(tmp_path, executor="slurm"), Said()),
-        lambda: launch.find_up(spec(tmp_path), Said()),
+        lambda: launch.find_up(spec(tmp_path), Said(), print),
         lambda: launch.lives(folder),
     ):
         fake_jobs.down = 1
@@ -219,7 +221,7 @@ def test_what_a_dead_cluster_left_is_cleared_away(fake_jobs: FakeJobs, tmp_path:
 
 def test_no_cluster_is_up(fake_jobs: FakeJobs, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"there is no cluster slurm \(cluster\.id\): matrix start_cluster"):
-        launch.find_up(spec(tmp_path), Said())
+        launch.find_up(spec(tmp_path), Said(), print)
 
 
 def test_a_stop_lets_the_head_end_by_itself(fake_jobs: FakeJobs, tmp_path: Path) -> None:
@@ -316,3 +318,48 @@ def test_a_plan_is_kept_and_starts_nothing(fake_jobs: FakeJobs, tmp_path: Path) 
     assert fake_jobs.submitted == []
     assert left(tmp_path) == []
     assert find(tmp_path / "slurm") is None
+
+
+def test_a_command_is_handed_over_before_its_cluster_is_waited_for(fake_jobs: FakeJobs, tmp_path: Path) -> None:
+    """Who closes the terminal then leaves a run that goes on, and no idle cluster."""
+    handed = list[ClusterFolder]()
+    fake_jobs.then(lambda: (handed[0], up(tmp_path, fake_jobs)))
+    folder = launch.start(spec(tmp_path, executor="slurm"), Said(), for_runs=True, hand_over=handed.append)
+    assert handed == [folder]
+
+
+def test_a_start_that_fails_takes_its_command_back_and_leaves_others_their_cluster(
+    fake_jobs: FakeJobs, tmp_path: Path
+) -> None:
+    others = True
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for others in (True, False):
+        said, taken = Said(), list[str]()
+        fake_jobs.then(interrupt)
+        folder = list[ClusterFolder]()
+
+        def hand_over(there: ClusterFolder, *, others: bool = others, folder: list[ClusterFolder] = folder) -> None:
+            folder.append(there)
+            if others:
+                command(there, "theirs")
+
+        wanted = spec(tmp_path, executor="slurm", id=f"c{others}")
+        with pytest.raises(KeyboardInterrupt):
+            launch.start(
+                wanted, said, for_runs=True, hand_over=hand_over, take_back=lambda taken=taken: taken.append("mine")
+            )
+        assert taken == ["mine"]
+        assert folder[0].is_current is others
+
+
+def test_a_new_run_waits_for_a_cluster_that_is_ending(fake_jobs: FakeJobs, tmp_path: Path) -> None:
+    old = started(tmp_path, fake_jobs)
+    old.change(stopping=True)
+    said = Said()
+    fake_jobs.then(lambda: head(old, "ended"), lambda: up(tmp_path, fake_jobs))
+    folder = launch.start(spec(tmp_path, executor="slurm"), said)
+    assert folder != old
+    assert said.lines[0] == "The cluster slurm is ending; waiting for it ..."

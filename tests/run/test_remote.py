@@ -91,8 +91,8 @@ class There:
         self.folder, self.done = folder, []
         self.code = 0
         steps: dict[tuple[object, str], Callable[..., Any]] = {
-            (launch, "start"): lambda *_, **how: self._did("start", how),
-            (launch, "find_up"): lambda *_: self._did("find"),
+            (launch, "start"): self._start,
+            (launch, "find_up"): lambda _cluster, _live, hand_over: hand_over(self._did("find")),
             (launch, "run_here"): lambda *_: self._did("run here"),
             (launch, "end"): lambda *_: self._did("end"),
             (remote, "submit"): self._submit,
@@ -104,6 +104,12 @@ class There:
     def _did(self, what: str, how: object = None) -> ClusterFolder:
         self.done.append((what, how))
         return self.folder
+
+    def _start(
+        self, _cluster: SlurmCluster, _live: object, *, hand_over: Callable[..., None], take_back: object, **how: bool
+    ) -> None:
+        assert callable(take_back)
+        hand_over(self._did("start", how))
 
     def _submit(self, _folder: ClusterFolder, argv: list[str], run_dir: str) -> str:
         self.done.append(("submit", (argv, run_dir)))
@@ -129,7 +135,7 @@ def test_a_run_starts_its_cluster_and_ends_it(there: There, root: Path) -> None:
     there.code = 3
     assert run_there(spec(root), ["run", "a=b"], "/runs/1") == 3
     assert there.done == [
-        ("start", {"for_runs": True, "grows": False}),
+        ("start", {"for_runs": True, "grows": False, "wait": True}),
         ("submit", (["run", "a=b"], "/runs/1")),
         ("follow", None),
         ("end", None),
@@ -145,7 +151,7 @@ def test_a_run_that_is_left_alone(there: There, root: Path, capsys: pytest.Captu
 def test_one_that_makes_the_cluster_stay_and_one_that_needs_it_up(there: There, root: Path) -> None:
     there.folder.change(for_runs=False)
     run_there(spec(root), ["deploy_applications"], stays=True)
-    assert there.done[0] == ("start", {"for_runs": False, "grows": False})
+    assert there.done[0] == ("start", {"for_runs": False, "grows": False, "wait": True})
     assert there.steps == ["start", "submit", "follow"]
     there.done.clear()
     run_there(spec(root), ["deploy_applications"], start=False)
