@@ -134,7 +134,7 @@ class _Worker:
 
     def _drain(self, ray: RayNode) -> None:
         with unknown(say, _UNREADABLE):
-            if self._beat.is_superseded or not self._folder.is_current or self._folder.cluster().stopping:
+            if self._beat.is_superseded or not self._sight.is_current() or self._folder.cluster().stopping:
                 return
         seconds = _TERMINATED_S if self._signals.number == signal.SIGTERM else self._spec.drain_s
         say(f"Draining for {seconds:g} s")
