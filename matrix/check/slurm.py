@@ -1,4 +1,4 @@
-"""Rules on a Slurm cluster that need no Slurm; what it can't give is said by `matrix.cluster.slurm.resolved`."""
+"""Rules on a Slurm cluster that need no Slurm; what it can't give is said by `matrix.cluster.resolve.resolved`."""
 
 from __future__ import annotations
 

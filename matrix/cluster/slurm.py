@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from matrix.errors import ClusterError
 
@@ -72,18 +72,8 @@ class JobStatus:
     ends: float
 
 
-def partitions() -> list[Partition]:
-    """The partitions that this user may see.
-
-    Raises:
-        ClusterError: Slurm doesn't answer.
-    """
-    kinds = node_kinds()
-    return [_largest([one for one in kinds if one.name == name]) for name in dict.fromkeys(one.name for one in kinds)]
-
-
 def node_kinds() -> list[Partition]:
-    """The same, each partition once for each kind of nodes that it has.
+    """The partitions that this user may see, each once for each kind of nodes that it has.
 
     Raises:
         ClusterError: Slurm doesn't answer.
@@ -136,15 +126,6 @@ def requeue(job_id: str) -> None:
     except ClusterError as error:
         if "Job is pending execution" not in str(error):
             raise
-
-
-def signal_job(job_id: str, name: str) -> None:
-    """Send a signal (`TERM`) to the processes of a job that srun started.
-
-    Raises:
-        ClusterError: Slurm doesn't answer, or there is no such job.
-    """
-    _ask("scancel", f"--signal={name}", job_id)
 
 
 def parse_kinds(text: str) -> list[Partition]:
@@ -205,11 +186,6 @@ def parse_ended(text: str) -> dict[str, JobStatus]:
         # `CANCELLED by 0`: the user's id.
         jobs[id_] = JobStatus(id_, state.split()[0], "", node, submitted, started, ends)
     return jobs
-
-
-def _largest(kinds: Sequence[Partition]) -> Partition:
-    largest = max(kinds, key=lambda one: (one.gpus, one.cpus, one.mem_gb))
-    return replace(largest, nodes=sum(one.nodes for one in kinds))
 
 
 def _time(text: str) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from matrix.cluster import slurm
-from matrix.cluster.slurm import is_over, parse_ended, parse_gres, parse_hours, parse_jobs, partitions
+from matrix.cluster.slurm import is_over, parse_ended, parse_gres, parse_hours, parse_jobs
 from matrix.errors import ClusterError
 from tests.cluster.sinfo import SINFO
 
@@ -27,11 +27,13 @@ SACCT = """\
 """
 
 
-def test_a_partition_is_as_its_largest_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partitions_have_kinds_of_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "_ask", lambda *_: SINFO)
-    found = {one.name: one for one in partitions()}
+    kinds = slurm.node_kinds()
+    found = {one.name: one for one in sorted(kinds, key=lambda one: one.gpus)}
     main = found["main"]
-    assert (main.nodes, main.cpus, main.mem_gb, main.gpus, main.gpu_type) == (6, 64, 1006, 11, "1g.10gb")
+    assert (main.cpus, main.mem_gb, main.gpus, main.gpu_type) == (64, 1006, 11, "1g.10gb")
+    assert sum(one.nodes for one in kinds if one.name == "main") == 6
     assert (main.is_default, main.is_up, main.max_hours) == (True, True, None)
     limited, cpu = found["limited"], found["cpu"]
     assert (limited.cpus, limited.mem_gb, limited.gpus, limited.gpu_type, limited.max_hours) == (8, 7, 4, "h100", 0.5)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from matrix.cluster.resolve import resolved
-from matrix.cluster.slurm import cancel, is_over, job_states, partitions, requeue, signal_job
+from matrix.cluster.slurm import cancel, is_over, job_states, node_kinds, requeue
 from matrix.errors import ClusterError, ConfigError
 from matrix.spec import SlurmCluster
 from tests.slurm.login import Login
@@ -25,7 +25,7 @@ def wait_for_state(login: Login, job: str, state: str) -> None:
 
 
 def test_partitions(login: Login) -> None:
-    found = {one.name: one for one in partitions()}
+    found = {one.name: one for one in node_kinds()}
     assert set(found) == {"main", "limited", "cpu", "untyped", "low", "high"}
     main, limited, cpu, untyped = (found[name] for name in ("main", "limited", "cpu", "untyped"))
     assert (main.is_default, main.is_up, main.nodes, main.cpus, main.mem_gb) == (True, True, 3, 8, 7)
@@ -39,7 +39,7 @@ def test_a_users_own_formats_change_nothing(login: Login, monkeypatch: pytest.Mo
     monkeypatch.setenv("SINFO_PARTITION", "cpu")
     monkeypatch.setenv("SQUEUE_STATES", "SUSPENDED")
     monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
-    assert len(partitions()) == 6
+    assert len(node_kinds()) == 6
     job = submit(login, "--hold")
     assert abs(job_states([job])[job].submitted - time.time()) < 60
 
@@ -86,8 +86,6 @@ def test_cancelled_requeued_and_what_was_never_there(login: Login) -> None:
     wait_for_state(login, again, "CANCELLED")
     with pytest.raises(ClusterError, match="Invalid job id"):
         requeue("999999")
-    with pytest.raises(ClusterError, match="Invalid job id"):
-        signal_job("999999", "TERM")
 
 
 def test_a_job_that_only_the_accounting_knows(login: Login) -> None:
@@ -108,15 +106,6 @@ def test_a_job_that_only_the_accounting_knows(login: Login) -> None:
     assert {id_: one.state for id_, one in found.items()} == {done: "COMPLETED", job: "CANCELLED"}
     assert found[job].node.startswith("n")
     assert found[job].submitted <= found[job].started <= found[job].ends <= time.time() + 1
-
-
-def test_a_signal_reaches_what_srun_started(login: Login) -> None:
-    said = login.cwd / "signalled"
-    script = f"srun bash -c 'trap \"touch {said}; exit\" TERM; touch {said}.up; while true; do sleep 0.1; done'"
-    job = submit(login, wrap=script)
-    login.wait_for(said.with_name("signalled.up").exists, 30, "it waits for the signal")
-    signal_job(job, "TERM")
-    login.wait_for(said.exists, 20, "it got the signal")
 
 
 def test_a_spec_gets_what_slurm_knows(login: Login) -> None:
@@ -148,6 +137,6 @@ def test_slurm_that_is_down_is_said_in_its_own_words(login: Login, monkeypatch: 
     conf.write_text("ClusterName=gone\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\nMessageTimeout=1\n")
     monkeypatch.setenv("SLURM_CONF", str(conf))
     with pytest.raises(ClusterError, match="Unable to contact slurm controller"):
-        partitions()
+        node_kinds()
     with pytest.raises((ClusterError, ConfigError)):
         resolved(SlurmCluster(kind="slurm"))
