@@ -27,6 +27,8 @@ from matrix.errors import ClusterError
 _BEAT_S = 2.0
 _BLIND_S = 120.0
 """A cluster whose folder isn't there for so long is no more."""
+_AGAIN_S = 60.0
+_SAID = [("", 0.0)]
 _LOOK_S = 0.5
 _ENDS_S = 3.0
 """Ray's processes end in a moment; the reaper ends what doesn't."""
@@ -272,6 +274,10 @@ def unknown(say: Callable[[str], None], what: str) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Into the job's log; a full disk takes nothing else along."""
+    """Into the job's log, what was said just now not again; a full disk takes nothing else along."""
+    now, (last, at) = time.monotonic(), _SAID[0]
+    if text == last and now - at < _AGAIN_S:
+        return
+    _SAID[0] = (text, now)
     with suppress(OSError):
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

@@ -109,8 +109,19 @@ class Cluster(State):
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Self:
         """From what was read."""
-        workers = tuple(WorkerJob.of(one) for one in found["workers"])
+        specs = found["specs"]
+        workers = tuple(WorkerJob.of({**one, "spec": specs[one["spec"]]}) for one in found["workers"])
         return super().of({**found, "workers": workers})
+
+    def write(self, path: Path) -> None:
+        """Replace the file as a whole, with each spec once: a thousand workers have the same, and read it every second."""
+        specs: list[dict[str, Any]] = []
+        plain = asdict(self)
+        for worker in plain["workers"]:
+            if worker["spec"] not in specs:
+                specs.append(worker["spec"])
+            worker["spec"] = specs.index(worker["spec"])
+        write(path, json.dumps({**plain, "specs": specs}, indent=1))
 
     @property
     def executor(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from matrix.cluster import folder as folders
 from matrix.cluster.folder import ClusterFolder, find, find_all, locked, root_of
-from matrix.cluster.states import Node
+from matrix.cluster.states import Node, WorkerJob
 from matrix.errors import ClusterError
 from tests.cluster.clusters import command, head, new, worker
 from tests.command import environment
@@ -185,3 +185,13 @@ def test_a_node_that_says_nothing_is_not_fresh(tmp_path: Path) -> None:
     found = folder.head()
     assert found is not None
     assert not found.is_fresh
+
+
+def test_many_workers_share_a_spec_in_the_file(tmp_path: Path) -> None:
+    folder = new(tmp_path)
+    plain = folder.cluster().spec
+    other = {**plain, "workers": 7}
+    workers = [WorkerJob(str(number), spec=other if number == 500 else plain) for number in range(1000)]
+    folder.add_workers(workers)
+    assert list(folder.cluster().workers) == workers
+    assert (folder.path / "cluster.json").stat().st_size < 250_000
