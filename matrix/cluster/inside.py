@@ -157,7 +157,7 @@ class Commands:
             _signal(running.process, signal.SIGTERM)
         if now - running.beat > _BEAT_S:
             running.beat = now
-            self._note(command)
+            replace(command, heartbeat=time.time()).beat(self._folder.command_file(command.key))
 
     def _ended(self, running: _Running, code: int) -> None:
         phase: CommandPhase = "succeeded" if code == 0 else "failed"

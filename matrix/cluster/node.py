@@ -183,7 +183,7 @@ class Heartbeat:
             there = Node.read(self._path)
             self.is_superseded = there is not None and there.started > self._node.started
             if not self.is_superseded:
-                self.node.write(self._path)
+                self.node.beat(self._path)
 
 
 class Sight:

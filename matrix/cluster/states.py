@@ -58,6 +58,10 @@ class State:
         """Replace the file as a whole."""
         write(path, json.dumps(asdict(self), indent=2))
 
+    def beat(self, path: Path) -> None:
+        """The same for what is written again in a moment: it need not outlive a power failure."""
+        write(path, json.dumps(asdict(self), indent=2), durable=False)
+
 
 @dataclass(frozen=True)
 class WorkerJob(State):
@@ -114,7 +118,7 @@ class Cluster(State):
         return super().of({**found, "workers": workers})
 
     def write(self, path: Path) -> None:
-        """Replace the file as a whole, with each spec once: a thousand workers have the same, and read it every second."""
+        """Replace the file as a whole, with each spec once: a thousand workers share one, and read it all the time."""
         specs: list[dict[str, Any]] = []
         plain = asdict(self)
         for worker in plain["workers"]:
@@ -238,11 +242,12 @@ def _text_of(path: Path) -> str | None:
     return None
 
 
-def write(path: Path, text: str, mode: int = 0o644) -> None:
+def write(path: Path, text: str, mode: int = 0o644, *, durable: bool = True) -> None:
     """Replace a file as a whole."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     aside.replace(path)
