@@ -30,7 +30,7 @@ def main(folder: ClusterFolder, address: str) -> None:
     has_key = False
     while True:
         with unknown(say, "What Ray knows can't be written"):
-            write(folder.ray, json.dumps(look()))
+            write(folder.ray, json.dumps(look()), durable=False)
             if not has_key and existing_directory() is not None:
                 write(folder.key, cluster_key(), 0o600)
                 has_key = True
