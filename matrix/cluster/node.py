@@ -30,8 +30,8 @@ _BLIND_S = 120.0
 _AGAIN_S = 60.0
 _SAID = [("", 0.0)]
 _LOOK_S = 0.5
-_ENDS_S = 3.0
-"""Ray's processes end in a moment; the reaper ends what doesn't."""
+_ENDS_S = 0.5
+"""Ray's processes end in a moment; the reaper ends what doesn't, which has to fit into Slurm's `KillWait`."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
