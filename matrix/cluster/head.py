@@ -18,6 +18,7 @@ from matrix.cluster.inside import Commands
 from matrix.cluster.monitoring import Monitoring
 from matrix.cluster.node import Heartbeat, RayNode, Sight, Signals, own_ip, say, start_child, unknown
 from matrix.cluster.states import CommandPhase, Node
+from matrix.cluster.waiting import nodes_up
 from matrix.cluster.workers import Workers
 from matrix.errors import ClusterError
 from matrix.spec import SlurmCluster
@@ -61,6 +62,7 @@ class _Head:
     def __init__(self, folder: ClusterFolder, spec: SlurmCluster) -> None:
         self._folder, self._spec = folder, spec
         self._signals, self._sight = Signals(), Sight(folder)
+        self._is_ready = False
         self._job = jobs.job_id(spec.executor)
         ip, host = own_ip(None), socket.gethostname()
         say(f"Head of cluster {spec.id}: job {self._job} on {host} ({ip}), start {_starts()}")
@@ -136,12 +138,23 @@ class _Head:
             if why := self._leaves():
                 return why
             with unknown(say, "The commands can't be looked after"):
-                self._commands.look()
+                self._commands.look(starts=self._has_workers())
                 if self._folder.cluster().for_runs and self._commands.all_ended() and self._last_one_out():
                     return _LAST_RUN
             self._observer.look()
             if self._monitoring:
                 self._monitoring.look(self._beat.node)
+
+    def _has_workers(self) -> bool:
+        """Whether as many workers have joined as a start waits for; from then on commands start whatever comes.
+
+        What waits in a command has limits (an app's start) that aren't meant for the queue.
+        """
+        if not self._is_ready:
+            there = sum(worker.nodes for worker in self._folder.cluster().workers if worker.wanted)
+            wanted = min(self._spec.min_workers or self._spec.workers, there)
+            self._is_ready = self._spec.executor == "debug" or len(nodes_up(self._folder)) >= wanted
+        return self._is_ready
 
     def _last_one_out(self) -> bool:
         """End the cluster, unless another command has come in meanwhile."""

@@ -62,11 +62,11 @@ class Commands:
                 # It was cut off with an earlier start of the head.
                 self._note(replace(command, phase="requeued"))
 
-    def look(self) -> None:
-        """Start what waits, note what has ended, stop what should."""
+    def look(self, *, starts: bool = True) -> None:
+        """Start what waits if it may, note what has ended, stop what should."""
         for running in list(self._running.values()):
             self._look_at(running)
-        for command in self._folder.commands():
+        for command in self._folder.commands() if starts else ():
             if command.phase in ("waiting", "requeued") and command.key not in self._running:
                 self._start(command)
 

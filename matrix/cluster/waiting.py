@@ -106,7 +106,7 @@ def waits_for(folder: ClusterFolder, asking: Asking) -> str:
     """What a command that hasn't started waits for."""
     head, job = folder.head(), folder.cluster().head_job
     if head is not None and head.phase == "up":
-        return "waiting for the head to start the command"
+        return f"the head starts the command once enough workers have joined ({len(nodes_up(folder))} so far)"
     return f"head: job {job} {_word(asking.about([job]).get(job), asking)}"
 
 

@@ -68,7 +68,7 @@ def test_its_output_is_shown_once_and_whole_and_its_exit_code_passed_on(
     )
     assert follow(folder, "k", said) == code
     assert capsysbinary.readouterr().out == b"a\xe2\x82\xac\xff\r\x1b[2K" + long + b"last words"
-    assert said.lines == ["waiting for the head to start the command"]
+    assert said.lines == ["the head starts the command once enough workers have joined (0 so far)"]
 
 
 def test_one_that_has_ended_long_ago_is_shown_from_its_beginning(

@@ -20,6 +20,7 @@ from matrix.cluster.inside import Commands
 from matrix.cluster.states import Node
 from matrix.errors import ClusterError
 from tests.cluster.clusters import command, new, worker
+from tests.cluster.clusters import node as said_by
 from tests.cluster.fake_jobs import FakeJobs
 
 
@@ -32,6 +33,7 @@ class Job:
         self.is_alive = self.comes_back = True
         self.fails = ""
         self.ended: list[str] = []
+        self.starts: list[bool] = []
         self.steps: Iterator[Callable[[], object]] = iter(())
         self.number: int | None = None
 
@@ -95,8 +97,8 @@ def stand_ins(found: Job) -> dict[str, type]:
             found.ended.append("ray")
 
     class StoppedCommands(Commands):
-        def look(self) -> None:
-            pass
+        def look(self, *, starts: bool = True) -> None:
+            found.starts.append(starts)
 
         def end(self, timeout_s: float, then: str) -> None:
             found.ended.append(f"commands {then}")
@@ -273,3 +275,15 @@ def test_an_observer_that_dies_is_started_again_but_not_for_ever(
         observer.look()
     assert len(started) == 6
     assert started[0][-1] == "10.0.0.1:6379"
+
+
+def test_commands_start_once_the_workers_have_joined_and_then_whatever_comes(job: Job) -> None:
+    """A run's own limits aren't meant for hours in the queue."""
+    name = job.folder.node_file("5")
+    job.run(
+        nothing, nothing, lambda: said_by("5").write(name), nothing, lambda: said_by("5", ago=100).write(name), nothing,
+        lambda: job.gets(signal.SIGTERM),
+    )  # fmt: skip
+    assert job.starts[:2] == [False, False]
+    assert job.starts[2:] == [True] * len(job.starts[2:])
+    assert len(job.starts) > 4
