@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+DEVICE = "matrix-test"  # what stands in the list of mounts
+
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
@@ -16,7 +18,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
     disk = folder / "disk"
     disk.mkdir()
     try:
-        done = _mount("-t", "tmpfs", "-o", f"size={size}", "matrix-test", str(disk))
+        done = _mount("-t", "tmpfs", "-o", f"size={size}", DEVICE, str(disk))
     except FileNotFoundError:
         pytest.skip("there is no mount command to make a small disk with")
     if done.returncode:
