@@ -75,11 +75,13 @@ class RowError:
         type: Class of the failure, such as `timeout`, `connection` or `http_400`.
         message: What the server or the system said.
         attempts: Tries that were made.
+        traceback: Of an exception in a user's own code; None for all else.
     """
 
     type: str
     message: str
     attempts: int = 1
+    traceback: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +114,81 @@ class Row:
     def key(self) -> RowKey:
         """The row's identity within its run dir."""
         return RowKey(self.index, self.trial)
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """Tokens that it took, as servers counted them."""
+        return self.response.usage if self.response else {}
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a model or a tool in an agent's turn.
+
+    Attributes:
+        name: `llm`, or the tool's name.
+        took_s: Seconds from the call to its result, waiting for a place included.
+        usage: Tokens as the server counted them; empty for a tool.
+        endpoint: Base URL of the server that answered; None for a tool.
+        attempts: Tries it took.
+        replayed: It was read from the journal of steps: an earlier attempt at the row had made it.
+        error: What came of it instead of a result; None if it went well.
+    """
+
+    name: str
+    took_s: float
+    usage: dict[str, Any] = field(default_factory=dict)
+    endpoint: str | None = None
+    attempts: int = 1
+    replayed: bool = False
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Entry:
+    """One turn of an agent, as a row's history has it.
+
+    Attributes:
+        agent: The role whose turn it was.
+        text: What it said.
+        at_s: Seconds from the row's begin to the turn's.
+        took_s: Seconds of the turn.
+        data: What else it gave: whatever JSON can hold.
+        tool_calls: OpenAI tool calls that it asked for; None without any.
+        reasoning: The model's reasoning; None without any.
+        calls: Calls of models and tools that it made.
+    """
+
+    agent: str
+    text: str
+    at_s: float = 0.0
+    took_s: float = 0.0
+    data: dict[str, Any] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    reasoning: str | None = None
+    calls: list[Call] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class AgentRow(Row):
+    """One line of the output of a team of agents; `request` holds the row's columns under `task`.
+
+    Attributes:
+        history: Turns in the order in which they ended.
+        termination: Why it ended: what a role said, `end`, a limit (`max_turns`, ...), or `error`.
+        metrics: Figures that roles gave, by name.
+        tokens: Sum of its calls' usage: `prompt_tokens`, `completion_tokens`, `cached_prompt_tokens`.
+        took_s: Seconds from its begin to its end, in the attempt that ended it.
+    """
+
+    history: list[Entry] = field(default_factory=list)
+    termination: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    took_s: float = 0.0
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """Tokens of all its calls."""
+        cached = {"cached_tokens": self.tokens.get("cached_prompt_tokens", 0)}
+        return {**self.tokens, "prompt_tokens_details": cached}

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from matrix.spec.agents import AgentsSpec, RoleSpec
 from matrix.spec.base import Spec
 from matrix.spec.cluster import AttachCluster, ClusterSpec, LocalCluster, SlurmCluster
 from matrix.spec.engine import (
@@ -31,6 +32,7 @@ from matrix.spec.tracker import NoTracker, TrackerSpec, WandbTracker
 from matrix.spec.workload import Concurrency, DatasetSpec, GenerateSpec, Message, PipelineSpec, ScorerSpec, WorkloadSpec
 
 __all__ = [
+    "AgentsSpec",
     "AnthropicEngine",
     "AppEngine",
     "AppSpec",
@@ -54,6 +56,7 @@ __all__ = [
     "PipelineSpec",
     "Price",
     "Replicas",
+    "RoleSpec",
     "RunOptions",
     "RunSpec",
     "SagemakerEngine",
@@ -104,7 +107,10 @@ class RunSpec(Spec):
     model: ModelSpec
     sampling: SamplingSpec
     dataset: DatasetSpec
-    pipeline: PipelineSpec
+    pipeline: PipelineSpec | None = None
+    """What is done with a row; None where `agents` does it."""
+    agents: AgentsSpec | None = None
+    """A team that works through the rows, in place of `pipeline`."""
     apps: dict[str, AppSpec] = {}
     """More apps, by name."""
     plan: bool = False
@@ -112,6 +118,18 @@ class RunSpec(Spec):
     tracker: TrackerSpec
     workload: WorkloadSpec
     run: RunOptions
+
+    @property
+    def workload_name(self) -> str:
+        """Name of the pipeline or of the team."""
+        work = self.pipeline or self.agents
+        return work.name if work else ""
+
+    @property
+    def scorers(self) -> list[ScorerSpec]:
+        """How answers are judged."""
+        work = self.pipeline or self.agents
+        return work.scorers if work else []
 
     @property
     def main_app(self) -> str:

@@ -1,0 +1,33 @@
+"""What a role is: a class with `act`, or an async function with its signature."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from matrix.agents.state import State, Turn
+from matrix.agents.tools import Tools
+from matrix.data.rows import Response
+
+Said: TypeAlias = Turn | Response | str | None
+"""What a role may give back; None adds nothing to the history."""
+
+Act: TypeAlias = Callable[[State, Tools], Awaitable[Said]]
+"""One turn."""
+
+
+class Role(ABC):
+    """An agent. Keyword arguments of `__init__` are the role's `options`, checked by their annotations.
+
+    One instance in each peer serves all rows at once: nothing about a row belongs into it.
+    """
+
+    @abstractmethod
+    async def act(self, state: State, tools: Tools) -> Said:
+        """Take a turn.
+
+        Args:
+            state: The row's workflow so far.
+            tools: What the role may use, bound to the row.
+        """
