@@ -67,6 +67,10 @@ class AppError(MatrixError):
     """An app could not be deployed or died: carries the engine's own last lines where there are any."""
 
 
+class ToolError(MatrixError):
+    """A server of tools could not be started or reached: carries its own last lines where there are any."""
+
+
 class RequestError(MatrixError):
     """A request failed for good, after its retries.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from matrix.agents.state import State, Turn
 from matrix.agents.tools import Tools
@@ -30,4 +30,12 @@ class Role(ABC):
         Args:
             state: The row's workflow so far.
             tools: What the role may use, bound to the row.
+        """
+
+    async def release(self, state: State, held: dict[str, Any]) -> None:  # noqa: B027 - most hold nothing
+        """Give back what the row holds: called once when the row is over, however that came, in whichever peer.
+
+        Args:
+            state: The row's workflow at its end; almost empty if its peers died of it.
+            held: What its calls of `tools.once` gave, by name, in whichever peer they were made.
         """

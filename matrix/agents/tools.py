@@ -9,7 +9,7 @@ from matrix.data.rows import Response, Score
 
 
 class Tools(Protocol):
-    """Each call is a step of the row that is done once: its result is journalled, and read back when the row is replayed.
+    """Each call is a step of the row that is done once: its result is journalled, and read back at a replay.
 
     So a role has to make the same calls in the same order, given the same state.
 

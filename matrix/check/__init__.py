@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from matrix.check.agents import check_agents, check_in_flight, check_work
 from matrix.check.engines import check_app_names, check_engine
 from matrix.check.fit import check_fit, check_room
 from matrix.check.problems import type_problem, union_member
@@ -102,6 +103,9 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., list[Problem]]], ...] = (
     (("cluster", "engine", "model", "apps", "plan"), check_room),
     (("cluster", "engine", "apps", "workload"), check_resources),
     (("workload", "model", "engine"), check_workload),
+    (("pipeline", "agents"), check_work),
     (("pipeline",), check_pipeline),
+    (("agents", "sampling", "apps"), check_agents),
+    (("workload",), check_in_flight),
     (("tracker",), check_tracker),
 )

@@ -46,8 +46,10 @@ def check_workload(workload: WorkloadSpec, model: ModelSpec, engine: EngineSpec)
     return problems
 
 
-def check_pipeline(pipeline: GenerateSpec) -> list[Problem]:
+def check_pipeline(pipeline: GenerateSpec | None) -> list[Problem]:
     """The templates compile."""
+    if pipeline is None:
+        return []
     problems: list[Problem] = []
     try:
         compile_prompt(pipeline)

@@ -17,6 +17,7 @@ class Flight:
 
     Attributes:
         label: What the caller calls it.
+        begun: It belongs to work that was let through before.
         started: When it was first let through (`time.monotonic`).
         phase: `sent`: with a server; `waiting`: between tries, at the gate or for a server that can be reached.
         attempt: Tries so far, the one under way included.
@@ -29,15 +30,23 @@ class Flight:
     """
 
     __slots__ = (
-        "affinity", "attempt", "away_since", "deadline", "due", "endpoint", "faults", "given_up", "label", "last",
-        "late", "parse", "path", "payload", "phase", "sent_at", "started", "task", "tokens", "tried",
+        "affinity", "attempt", "away_since", "begun", "deadline", "due", "endpoint", "faults", "given_up", "label",
+        "last", "late", "parse", "path", "payload", "phase", "sent_at", "started", "task", "tokens", "tried",
     )  # fmt: skip
 
     def __init__(
-        self, path: str, parse: Parse, payload: bytes, *, affinity: str | None, label: str, tokens: float
+        self,
+        path: str,
+        parse: Parse,
+        payload: bytes,
+        *,
+        affinity: str | None,
+        label: str,
+        tokens: float,
+        begun: bool = False,
     ) -> None:
         self.path, self.parse, self.payload = path, parse, payload
-        self.affinity, self.label, self.tokens = affinity, label, tokens
+        self.affinity, self.label, self.tokens, self.begun = affinity, label, tokens, begun
         self.phase: Literal["waiting", "sent"] = "waiting"
         self.endpoint = ""
         self.attempt = 0

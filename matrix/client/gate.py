@@ -43,6 +43,11 @@ class Gate:
         return self._rates is not None and self._rates.counts_tokens
 
     @property
+    def is_closed(self) -> bool:
+        """Whether nobody is let in any more but those that were in before."""
+        return self._closed
+
+    @property
     def waiting(self) -> int:
         """Requests that wait to be let in."""
         return sum(not future.done() for queue in (self._again, self._new) for future, _ in queue)

@@ -100,7 +100,9 @@ class ModelClient:
             await self._endpoints.close()
         await self._transport.close()
 
-    def chat(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Asked:
+    def chat(
+        self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "", begun: bool = False
+    ) -> Asked:
         """Send a chat completion request and wait for the whole answer.
 
         Args:
@@ -108,13 +110,14 @@ class ModelClient:
                 machine becomes a `data:` URL.
             affinity: Requests with the same key go to the same replica as long as that isn't overloaded.
             label: What `in_flight` calls it.
+            begun: It belongs to work that was let in before: it goes before others, and isn't turned away.
 
         Raises:
             GateClosedError: The gate was closed before the request was let in: nothing was sent.
             RequestError: It failed for good. Its kind: `connection`, `timeout`, `bad_response`, `http_<status>`,
                 `stalled` (see `give_up`), or `bad_request` for a body that can't be sent.
         """
-        return self._ask("/chat/completions", parse_chat, body, affinity, label)
+        return self._ask("/chat/completions", parse_chat, body, affinity, label, begun=begun)
 
     def complete(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Asked:
         """Send a text completion request; see `chat`."""
@@ -138,7 +141,14 @@ class ModelClient:
         self._flights.give_up(flight, why)
 
     async def _ask(
-        self, path: str, parse: Parse, body: Mapping[str, Any], affinity: str | None, label: str
+        self,
+        path: str,
+        parse: Parse,
+        body: Mapping[str, Any],
+        affinity: str | None,
+        label: str,
+        *,
+        begun: bool = False,
     ) -> Response:
         try:
             parts = parts_of(body)
@@ -149,7 +159,7 @@ class ModelClient:
         except (TypeError, ValueError) as error:
             raise RequestError("bad_request", f"the request can't be sent as JSON: {error}", attempts=0) from error
         tokens = estimate_tokens(body) if self.gate.counts_tokens else 0.0
-        flight = Flight(path, parse, payload, affinity=affinity, label=label, tokens=tokens)
+        flight = Flight(path, parse, payload, affinity=affinity, label=label, tokens=tokens, begun=begun)
         try:
             return await self._until_answered(flight)
         finally:
@@ -173,7 +183,7 @@ class ModelClient:
                 wait_s = self._after_time_out(flight, error)
 
     async def _try(self, flight: Flight) -> Response:
-        entered_at = await self.gate.enter(flight.tokens, again=flight.task is not None)
+        entered_at = await self.gate.enter(flight.tokens, again=flight.begun or flight.task is not None)
         endpoint: Endpoint | None = None
         try:
             if flight.task is None:

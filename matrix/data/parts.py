@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import orjson
 
-from matrix.data.rows import AgentRow, Call, Entry, Response, Row, RowError, RowKey, Score
+from matrix.data.rows import AgentRow, Entry, Response, Row, RowError, RowKey, Score
 from matrix.errors import DataError
 
 _LOG = logging.getLogger(__name__)
@@ -132,8 +132,7 @@ def decode_row(line: bytes) -> Row:
         fields["scores"] = {name: Score(**score) for name, score in fields.get("scores", {}).items()}
         if "history" not in fields:
             return Row(**fields)
-        history = [Entry(**entry, calls=[Call(**call) for call in entry.pop("calls")]) for entry in fields["history"]]
-        return AgentRow(**{**fields, "history": history})
+        return AgentRow(**{**fields, "history": [Entry.of(entry) for entry in fields["history"]]})
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"not a row of this version of matrix ({error}): {line[:80]!r}...") from error
 

@@ -168,6 +168,11 @@ class Entry:
     reasoning: str | None = None
     calls: list[Call] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Entry:
+        """The entry that was written as this JSON object."""
+        return cls(**{**fields, "calls": [Call(**call) for call in fields["calls"]]})
+
 
 @dataclass(slots=True)
 class AgentRow(Row):

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 from matrix.client.gate import GateClosedError
 from matrix.client.http import ModelClient
-from matrix.data.readers import BadRow, Dataset
+from matrix.data.readers import BadRow
 from matrix.data.rows import Example, Row, RowError
+from matrix.data.work import Work
 from matrix.errors import DataError, RequestError
 from matrix.pipelines.prompt import compile_template
 from matrix.pipelines.requests import RequestBuilder
 from matrix.pipelines.scoring_pool import ScoringPool
-from matrix.spec import RunSpec
+from matrix.spec import GenerateSpec, RunSpec
 
-Work = tuple[Example | BadRow, int]
-"""A row of the data set and the number of the trial."""
+_AHEAD = 64
+"""Rows that wait at the gate at most, of those that were begun one by one."""
 
 
 class Generate:
@@ -25,6 +26,7 @@ class Generate:
 
     Args:
         spec: The run's spec.
+        pipeline: Its pipeline.
         client: Client of the model's servers.
         scoring: Pool of the pipeline's scorers.
         emit: Told every finished row, in the order in which they finish.
@@ -33,6 +35,7 @@ class Generate:
     def __init__(
         self,
         spec: RunSpec,
+        pipeline: GenerateSpec,
         client: ModelClient,
         scoring: ScoringPool,
         emit: Callable[[Row], None],
@@ -41,12 +44,45 @@ class Generate:
         self._client = client
         self._scoring = scoring
         self._emit = emit
-        self._requests = RequestBuilder(spec.pipeline, spec.sampling)
-        self._ask = client.complete if spec.pipeline.api == "completions" else client.chat
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._affinity = spec.workload.affinity
+        self._requests = RequestBuilder(pipeline, spec.sampling)
+        self._ask = client.complete if pipeline.api == "completions" else client.chat
         self._references = {
             scorer.label: compile_template(scorer.reference, f"pipeline.scorers.{number}.reference")
-            for number, scorer in enumerate(spec.pipeline.scorers)
+            for number, scorer in enumerate(pipeline.scorers)
         }
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def rows(self) -> int:
+        """Rows that were begun one by one and aren't over."""
+        return len(self._tasks)
+
+    @property
+    def capacity(self) -> int:
+        """Rows that may be in flight now; a few more than requests, so that none is waited for."""
+        limit = self._client.gate.limit.limit
+        return limit + min(_AHEAD, max(1, limit // 4))
+
+    def begin(self, work: Work, over: Callable[[BaseException | None], None]) -> None:
+        """Take a row in; `over` is told when it is finished, with what kept it from being written, if anything did."""
+        task = asyncio.get_running_loop().create_task(self.work_on(work))
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled():
+                over(task.exception())
+
+        task.add_done_callback(ended)
 
     async def run(self, work: Iterator[Work]) -> None:
         """Work through the rows, as many at a time as the client's gate lets through; once that is closed, no more.
@@ -56,8 +92,8 @@ class Generate:
         """
 
         async def worker() -> None:
-            for example, trial in work:
-                await self.work_on(example, trial)
+            for one in work:
+                await self.work_on(one)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -66,12 +102,13 @@ class Generate:
         except ExceptionGroup as several:
             raise several.exceptions[0] from several
 
-    async def work_on(self, example: Example | BadRow, trial: int) -> None:
+    async def work_on(self, work: Work) -> None:
         """Take one row to its end, an answer or an error, and emit it; one that finds the gate closed isn't begun.
 
         Raises:
             DataError: It could not be written.
         """
+        example, trial = work.example, work.trial
         if isinstance(example, BadRow):
             error = RowError("data", str(example), 0)
             self._emit(Row(example.id, example.index, trial, "error", {}, error=error))
@@ -88,7 +125,9 @@ class Generate:
             references = self._render_references(example) if self._references else {}
             body = {"model": self._spec.model.name, **self._requests.build(example)}
             body["seed"] = body.get("seed", self._spec.seed) + trial
-            response = await self._ask(body, affinity=example.id, label=f"{example.id}/{trial}")
+            response = await self._ask(
+                body, affinity=example.id if self._affinity else None, label=f"{example.id}/{trial}"
+            )
             scores = await self._scoring.score(response.text, references) if references else {}
         except DataError as error:
             return Row(example.id, example.index, trial, "error", body, error=RowError("data", str(error), 0))
@@ -101,14 +140,3 @@ class Generate:
         references = {label: template.render(example) for label, template in self._references.items()}
         self._scoring.check(references)
         return references
-
-
-def open_work(dataset: Dataset, trials: int, done: Collection[tuple[int, int]]) -> Iterator[Work]:
-    """What is left to do, in order of the input.
-
-    The trials of a row follow one another, so that they find its prompt in the engine's prefix cache.
-    """
-    for example in dataset.examples:
-        for trial in range(trials):
-            if (example.index, trial) not in done:
-                yield example, trial

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from matrix.data.rows import Response, Row, RowKey
+from matrix.data.rows import AgentRow, Response, Row, RowKey
 from matrix.pipelines.summary import Summary
 from matrix.pipelines.tally import Latencies, ScorerTally
+from matrix.pipelines.team_tally import TeamTally
 
 
 class Summariser:
@@ -33,6 +34,7 @@ class Summariser:
         self._latencies = Latencies()
         self._lost = 0
         """Rows of the present question that ended in an error."""
+        self._team: TeamTally | None = None
         self._scorers = {label: ScorerTally() for label in labels}
 
     def add(self, row: Row) -> None:
@@ -49,6 +51,9 @@ class Summariser:
                 tally.end_question(self._lost)
             self._lost = 0
         self._last = key
+        if isinstance(row, AgentRow):
+            self._add_workflow(row)
+            return
         outcome = row.response or row.error
         self._retries += max(outcome.attempts - 1, 0) if outcome else 0
         if row.response is None:
@@ -73,10 +78,29 @@ class Summariser:
             truncated=self._truncated,
             empty=self._empty,
             latency=self._latencies.summary(),
+            team=self._team.summary() if self._team else None,
             scorers={
                 label: tally.summary(self._lost, errors=bool(self._errors)) for label, tally in self._scorers.items()
             },
         )
+
+    def _add_workflow(self, row: AgentRow) -> None:
+        if self._team is None:
+            self._team = TeamTally()
+        self._team.add(row)
+        usage = row.usage
+        self._prompt_tokens += usage.get("prompt_tokens") or 0
+        self._cached_prompt_tokens += usage["prompt_tokens_details"]["cached_tokens"]
+        self._completion_tokens += usage.get("completion_tokens") or 0
+        self._retries += sum(max(call.attempts - 1, 0) for entry in row.history for call in entry.calls)
+        if row.status == "error":
+            self._errors[row.error.type if row.error else "unknown"] += 1
+            self._lost += 1
+            return
+        self._ok += 1
+        self._latencies.add(row.took_s)
+        for label, tally in self._scorers.items():
+            tally.add(row.scores.get(label))
 
     def _add_response(self, response: Response) -> None:
         usage = response.usage

@@ -5,6 +5,7 @@ The reference that a scorer compares with is such a template too.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -218,3 +219,23 @@ def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, An
 def shortened(text: str, limit: int = 80) -> str:
     """A text for messages."""
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def compile_condition(source: str, key: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Compiles a Jinja expression; names that aren't there are false in it.
+
+    Args:
+        source: The expression, such as `scratch.agreed and turns > 2`.
+        key: Config key that it was read from.
+
+    Raises:
+        ConfigError: It has a syntax error.
+    """
+    import jinja2
+    import jinja2.sandbox
+
+    try:
+        expression = jinja2.sandbox.ImmutableSandboxedEnvironment().compile_expression(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError([Problem(key, shortened(source), f"not a Jinja expression: {error.message}")]) from error
+    return lambda seen: bool(expression(**seen))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from matrix.spec.model import Price
+
+_FREE = Price()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,57 @@ class ScorerSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class RoleSummary:
+    """What one role of a team did, over all rows.
+
+    Attributes:
+        turns: Its turns.
+        turn_s: Seconds of a turn; None without turns.
+        calls: Its calls of models and tools.
+        replayed: Those of them that an earlier attempt at the row had made.
+        call_s: Seconds of a call, those read back not counted; None without calls.
+        prompt_tokens: Tokens of prompts.
+        cached_prompt_tokens: Those of them that a server had in its prefix cache.
+        completion_tokens: Tokens of answers.
+    """
+
+    turns: int
+    turn_s: Latency | None
+    calls: int
+    replayed: int
+    call_s: Latency | None
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+
+    def to_dict(self, price: Price) -> dict[str, Any]:
+        """For JSON and trackers."""
+        tokens = (self.prompt_tokens, self.cached_prompt_tokens, self.completion_tokens)
+        figures = asdict(self)
+        return {**figures, "cost_usd": round(price.usd(*tokens), 6)} if price.is_known else figures
+
+
+@dataclass(frozen=True, slots=True)
+class TeamSummary:
+    """What a team gave.
+
+    Attributes:
+        terminations: Rows by why they ended, most frequent first.
+        metrics: By name: mean, standard error and count over the rows that have it.
+        agents: By role.
+    """
+
+    terminations: dict[str, int]
+    metrics: dict[str, dict[str, float | None]]
+    agents: dict[str, RoleSummary]
+
+    def to_dict(self, price: Price) -> dict[str, Any]:
+        """For JSON and trackers."""
+        agents = {name: role.to_dict(price) for name, role in self.agents.items()}
+        return {"terminations": self.terminations, "metrics": self.metrics, "agents": agents}
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What a run gave.
 
@@ -89,6 +144,7 @@ class Summary:
         empty: Answers without text or tool calls.
         latency: None without answers.
         scorers: By label.
+        team: Of a team of agents; None of a pipeline.
     """
 
     rows: int
@@ -102,9 +158,10 @@ class Summary:
     empty: int
     latency: Latency | None
     scorers: dict[str, ScorerSummary]
+    team: TeamSummary | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For summary.json and trackers: plain, nested dicts."""
+    def to_dict(self, price: Price = _FREE) -> dict[str, Any]:
+        """For summary.json and trackers: plain, nested dicts; with a price, what roles cost."""
         latency = self.latency
         rows = {"total": self.rows, "ok": self.ok, "error": self.rows - self.ok, "errors": self.errors}
         tokens = {"prompt": self.prompt_tokens, "completion": self.completion_tokens}
@@ -114,4 +171,5 @@ class Summary:
             "answers": {"truncated": self.truncated, "empty": self.empty},
             "latency_s": {"mean": latency.mean, "p50": latency.p50, "p99": latency.p99} if latency else None,
             "scores": {label: scorer.to_dict() for label, scorer in self.scorers.items()},
+            **(self.team.to_dict(price) if self.team else {}),
         }

@@ -30,23 +30,25 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 @dataclass(slots=True)
-class _Mean:
-    """A mean of what was added; 0/1 values give it exactly."""
+class Mean:
+    """The mean of what was added; 0/1 values give it exactly."""
 
     count: int = 0
     total: float = 0.0
 
     def add(self, value: float) -> None:
+        """Take a value in."""
         self.count += 1
         self.total += value
 
     @property
     def value(self) -> float:
+        """The mean."""
         return self.total / self.count
 
 
 @dataclass(slots=True)
-class _Spread:
+class Spread:
     """Running variance (Welford 1962): equal values give exactly 0."""
 
     count: int = 0
@@ -54,6 +56,7 @@ class _Spread:
     squares: float = 0.0
 
     def add(self, value: float) -> None:
+        """Take a value in."""
         self.count += 1
         off = value - self.mean
         self.mean += off / self.count
@@ -107,11 +110,11 @@ class _Questions:
             powers of two hear from questions of that size only, which is right for the largest, the one that counts.
     """
 
-    totals: defaultdict[tuple[int, int], _Mean] = field(default_factory=partial(defaultdict, _Mean))
-    accuracy: _Mean = field(default_factory=_Mean)
-    spread: _Spread = field(default_factory=_Spread)
-    majority: _Mean = field(default_factory=_Mean)
-    passes: defaultdict[int, _Mean] = field(default_factory=partial(defaultdict, _Mean))
+    totals: defaultdict[tuple[int, int], Mean] = field(default_factory=partial(defaultdict, Mean))
+    accuracy: Mean = field(default_factory=Mean)
+    spread: Spread = field(default_factory=Spread)
+    majority: Mean = field(default_factory=Mean)
+    passes: defaultdict[int, Mean] = field(default_factory=partial(defaultdict, Mean))
 
     def add(self, question: _Question, lost: int) -> None:
         samples = question.samples
@@ -184,7 +187,7 @@ class Latencies:
     """Latencies in buckets that are 2 % wide, from a nanosecond on."""
 
     def __init__(self) -> None:
-        self._mean = _Mean()
+        self._mean = Mean()
         self._least = math.inf
         self._most = 0.0
         self._buckets: Counter[int] = Counter()

@@ -1,9 +1,11 @@
 """Several processes that share the rows of a run: actors on the Ray cluster, fed by this process.
 
-This process reads the data set and hands the rows out in leases of a few. A driver has a client, scorers and a part
-file of its own; a lease is over when all its rows are in that file. How many rows a driver holds follows the limit that
-its own concurrency control has found, so that a slow one holds fewer and none idles at the end. When a driver dies, the
-rows of its leases that aren't in its part file are leased again, to the driver that takes its place.
+This process reads the data set and hands the rows out in leases of a few, to whoever has room: a driver tells what is
+over and gets new rows in one call. A driver has a client, scorers and a part file of its own; a row is over when it is
+in that file. When a driver dies, those of its rows that aren't there are leased again, with the steps that it had
+journalled; a row that was running when that happened, again and again, becomes an error. A driver that finds nothing
+left to do gets rows of the one that has the most. A driver whose node isn't there (yet) waits for it, and the others
+don't wait for the driver.
 """
 
 from __future__ import annotations
@@ -11,29 +13,32 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from matrix.agents.attempts import PastAttempts
+from matrix.agents.pulse import Pulse, total
 from matrix.data.parts import decode_row, heads
+from matrix.data.rows import RowKey
+from matrix.data.work import Work
 from matrix.errors import ClusterError
-from matrix.pipelines.generate import Work
 from matrix.run.budget import Budget
 from matrix.run.console import log
-from matrix.run.driver import Driver, Lease, Status
+from matrix.run.driver import Driver, Status
 from matrix.run.progress import Progress
 from matrix.run.session import Served
 from matrix.spec import RunSpec
 
-_LEASE = 64
-"""Rows of a lease at most; a quarter of what a driver has in flight, if that is less."""
 _LOOK_S = 0.5
 _STOP_S = 10.0
 _DEATHS = 3
-"""A driver that dies so often before it finishes a lease is given up."""
+"""A driver that dies so often before it finishes a row, and by no row's fault, is given up."""
+_BALANCE_S = 1.0
+"""A driver without anything to do asks for rows of others so often."""
 
 
 @dataclass
@@ -43,19 +48,16 @@ class _Seat:
     Attributes:
         name: Its name, which its part file has, too.
         actor: The actor that sits there; None while there is none.
+        is_open: Whether it is up.
         status: What it last said.
-        leases: The rows that it has, by lease.
+        rows: The rows that it has.
     """
 
     name: str
     actor: Any = None
+    is_open: bool = False
     status: Status = field(default_factory=Status)
-    leases: dict[asyncio.Future[Any], Lease] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> int:
-        """Rows that it has."""
-        return sum(map(len, self.leases.values()))
+    rows: dict[RowKey, Work] = field(default_factory=dict)
 
 
 class Drivers:
@@ -63,18 +65,35 @@ class Drivers:
 
     Args:
         spec: The run's spec.
-        served: Who answers.
+        served: Who answers, by app.
         run_dir: The run dir, on a file system that all nodes share.
         progress: Told what the drivers finish.
         budget: Told the same; the drivers begin no more rows once it is spent.
+        past: What earlier starts left of rows that aren't finished.
+        actors: Processes of a team's roles, by role.
     """
 
-    def __init__(self, spec: RunSpec, served: Served, run_dir: Path, progress: Progress, budget: Budget) -> None:
-        self._spec, self._served, self._run_dir = spec, served, run_dir
-        self._progress, self._budget = progress, budget
+    def __init__(
+        self,
+        spec: RunSpec,
+        served: Mapping[str, Served],
+        run_dir: Path,
+        progress: Progress,
+        budget: Budget,
+        past: PastAttempts,
+        actors: Mapping[str, list[Any]],
+    ) -> None:
+        self._spec, self._served, self._run_dir, self._actors = spec, served, run_dir, actors
+        self._progress, self._budget, self._attempts = progress, budget, past
         self._returned: deque[Work] = deque()
         self._seats: list[_Seat] = []
+        self._dry = False
+        self._past: list[Pulse] = []
+        self._changed = asyncio.Event()
+        self._to_do = asyncio.Event()
         progress.in_flight = lambda: sum(seat.status.in_flight for seat in self._seats)
+        if spec.agents is not None:
+            progress.pulse = self._pulse
 
     async def run(self, work: Iterator[Work]) -> None:
         """Work all rows through.
@@ -86,16 +105,20 @@ class Drivers:
         self._work = work
         self._seats = [_Seat(f"driver-{number}") for number in range(self._spec.workload.drivers)]
         asking = asyncio.create_task(self._ask_all())
+        busy = [asyncio.create_task(self._keep_busy(seat)) for seat in self._seats]
+        over = asyncio.create_task(self._until_over())
         try:
-            async with asyncio.TaskGroup() as group:
-                for seat in self._seats:
-                    group.create_task(self._keep_busy(seat))
-        except ExceptionGroup as several:
-            raise _ours(several.exceptions[0]) from several
+            await asyncio.wait([over, *busy], return_when=asyncio.FIRST_COMPLETED)
+            for task in busy:
+                if task.done():
+                    task.result()
+            await over
+        except Exception as error:
+            raise _ours(error) from error
         finally:
-            asking.cancel()
-            with suppress(asyncio.CancelledError):
-                await asking
+            for task in (asking, over, *busy):
+                task.cancel()
+            await asyncio.gather(asking, over, *busy, return_exceptions=True)
             await asyncio.gather(*map(self._end, self._seats))
 
     async def _fill(self, seat: _Seat) -> None:
@@ -105,67 +128,115 @@ class Drivers:
         # No CPU of its own: it must find room beside engines, and waits for them most of the time.
         options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "max_concurrency": 1000}
         options["resources"] = self._spec.workload.resources
-        actor = ray.remote(**options)(Driver).remote(self._spec, self._served, self._run_dir, seat.name)
-        await actor.open.remote()
-        seat.actor = actor
-        await self._ask(seat)
+        arguments = (self._spec, self._served, self._run_dir, seat.name, self._actors)
+        seat.actor = ray.remote(**options)(Driver).remote(*arguments)
+        await seat.actor.open.remote()
+        seat.is_open = True
 
-    def _next(self, most: int) -> Lease:
+    async def _until_over(self) -> None:
+        """Wait until every row is finished; drivers that are still to come aren't waited for."""
+        while not self._is_over():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _is_over(self) -> bool:
+        waits = not self._dry or (self._returned and not self._budget.is_spent)
+        return not waits and not any(seat.rows for seat in self._seats)
+
+    def _next(self, most: int) -> list[Work]:
         if self._budget.is_spent:
+            self._dry = True
             return []
-        again = [self._returned.popleft() for _ in range(min(most, len(self._returned)))]
-        return again or list(islice(self._work, most))
+        if again := [self._returned.popleft() for _ in range(min(most, len(self._returned)))]:
+            return [self._attempts.resumed(work) for work in again]
+        if self._dry:
+            return []
+        found = list(islice(self._work, most))
+        self._dry = len(found) < most
+        return [self._attempts.resumed(work) for work in found]
 
     async def _keep_busy(self, seat: _Seat) -> None:
-        """Hand leases to a driver until there are no more, and replace it if it dies."""
+        """Hand rows to a driver as long as there may be some, and replace it if it dies."""
         import ray
 
         deaths = 0
         while True:
             try:
                 await self._fill(seat)
-                async for _ in self._leases_over(seat):
-                    deaths = 0
+                async for finished in self._feed(seat):
+                    deaths = 0 if finished else deaths
             except ray.exceptions.RayActorError as error:
-                deaths += 1
+                guilty = self._attempts.died(seat.name) if seat.is_open else None
+                deaths += guilty is None
                 if deaths == _DEATHS:
                     raise ClusterError(f"{seat.name} died {_DEATHS} times in a row: {error}") from error
-                returned = await self._take_back(seat) if seat.actor is not None else 0
-                log.warning("%s died: another one takes its place, %d rows are leased again", seat.name, returned)
-            else:
-                return
+                returned = await self._take_back(seat)
+                blamed = f" while row {guilty.index}, trial {guilty.trial} was running" if guilty is not None else ""
+                said = "%s died%s: another one takes its place, %d rows are leased again"
+                log.warning(said, seat.name, blamed, returned)
 
-    async def _leases_over(self, seat: _Seat) -> AsyncIterator[None]:
-        """Hand out leases as the driver has room for them; yields whenever some are over."""
+    async def _feed(self, seat: _Seat) -> AsyncIterator[bool]:
+        """Exchange what is over for new rows; yields whether any were over."""
+        room = 1
         while True:
-            size = max(1, min(_LEASE, seat.status.limit // 4))
-            while seat.rows < seat.status.limit + size and (lease := self._next(size)):
-                seat.leases[asyncio.ensure_future(seat.actor.work.remote(lease))] = lease
-            if not seat.leases:
-                return
-            over, _ = await asyncio.wait(seat.leases, return_when=asyncio.FIRST_COMPLETED)
-            for future in over:
-                # A lease of a driver that died stays in the list.
-                await future
-                del seat.leases[future]
-            yield
+            rows = self._next(room) if room else []
+            if not rows and not seat.rows:
+                self._changed.set()
+                await self._find_work()
+                room = 1
+                continue
+            for work in rows:
+                seat.rows[work.key] = work
+            told = await seat.actor.exchange.remote(rows, more=not self._dry)
+            for key in told.over:
+                del seat.rows[key]
+                self._attempts.finished(key)
+            for work in told.handed_over:
+                del seat.rows[work.key]
+                self._return([work])
+            room = told.room
+            if self._dry:
+                self._changed.set()
+            yield bool(told.over)
+
+    async def _find_work(self) -> None:
+        """Nothing is left: have the driver that has the most rows give some, and look again when something changes."""
+        fullest = max(self._seats, key=lambda one: len(one.rows))
+        if len(fullest.rows) > 1 and fullest.is_open and not self._returned:
+            fullest.actor.give.remote(len(fullest.rows) // 2)
+        self._to_do.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._to_do.wait(), _BALANCE_S)
 
     async def _take_back(self, seat: _Seat) -> int:
         """Lease again what a dead driver had and didn't finish."""
-        seat.actor = None
-        await asyncio.gather(*seat.leases, return_exceptions=True)
+        seat.actor, seat.is_open = None, False
+        if seat.status.pulse is not None:
+            self._past.append(_at_rest(seat.status.pulse))
         part = self._run_dir / "rows" / f"part-{seat.name}.jsonl"
-        there = set()
-        with part.open("rb") as lines:
-            for offset, length, index, trial, _ in heads(part):
-                there.add((index, trial))
-                if offset >= seat.status.size:
-                    # It never said so.
-                    self._progress.add(decode_row(os.pread(lines.fileno(), length, offset)))
-        rows = [row for lease in seat.leases.values() for row in lease if (row[0].index, row[1]) not in there]
-        self._returned.extend(rows)
-        seat.leases.clear()
+        there: set[tuple[int, int]] = set()
+        if part.is_file():
+            with part.open("rb") as lines:
+                for offset, length, index, trial, _ in heads(part):
+                    there.add((index, trial))
+                    if offset >= seat.status.size:
+                        # It never said so.
+                        self._progress.add(decode_row(os.pread(lines.fileno(), length, offset)))
+        self._attempts.left(seat.name, seat.rows.keys() - there)
+        rows = [work for key, work in seat.rows.items() if key not in there]
+        size = seat.status.size
+        seat.status = Status(size=max(size, part.stat().st_size if part.is_file() else 0))
+        self._return(rows)
+        seat.rows.clear()
+        self._changed.set()
         return len(rows)
+
+    def _return(self, rows: list[Work]) -> None:
+        self._returned.extend(rows)
+        self._to_do.set()
+
+    def _pulse(self) -> Pulse:
+        return total([*self._past, *(seat.status.pulse for seat in self._seats if seat.status.pulse is not None)])
 
     async def _ask_all(self) -> None:
         while True:
@@ -176,7 +247,7 @@ class Drivers:
     async def _ask(self, seat: _Seat) -> None:
         import ray
 
-        if seat.actor is None:
+        if not seat.is_open:
             return
         with suppress(ray.exceptions.RayActorError):
             self._hear(seat, await seat.actor.status.remote())
@@ -186,9 +257,9 @@ class Drivers:
         for level, text in status.said:
             log.log(level, "%s", text)
         self._progress.merge(status.counts)
-        if self._budget.spend(self._progress.counts, self._progress.in_flight()):
+        if self._budget.spend(self._progress.counts, sum(len(one.rows) for one in self._seats)):
             for other in self._seats:
-                if other.actor is not None:
+                if other.is_open:
                     other.actor.close_gate.remote()
 
     async def _end(self, seat: _Seat) -> None:
@@ -196,11 +267,21 @@ class Drivers:
 
         if seat.actor is None:
             return
-        with suppress(ray.exceptions.RayError, TimeoutError):
-            self._hear(seat, await asyncio.wait_for(seat.actor.close.remote(), _STOP_S))
+        if seat.is_open:
+            with suppress(ray.exceptions.RayError, TimeoutError):
+                self._hear(seat, await asyncio.wait_for(seat.actor.close.remote(), _STOP_S))
+            if seat.status.pulse is not None:
+                self._past.append(_at_rest(seat.status.pulse))
         ray.kill(seat.actor)
-        await asyncio.gather(*seat.leases, return_exceptions=True)
         seat.status = Status()
+
+
+def _at_rest(pulse: Pulse) -> Pulse:
+    """What a driver that has gone did; nothing is in flight in it any more."""
+    for role in pulse.roles.values():
+        role.in_flight = 0
+    pulse.rows, pulse.slowest = 0, []
+    return pulse
 
 
 def _ours(error: Exception) -> Exception:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matrix.agents.actors import end_roles, start_roles
+from matrix.agents.attempts import PastAttempts
+from matrix.agents.steps import remove_steps
 from matrix.data.journal import Journal
 from matrix.data.parts import done_keys
 from matrix.data.readers import Dataset, load
 from matrix.data.rows import Row
 from matrix.data.sorting import read_rows, write_sorted
+from matrix.data.work import Work, open_work
 from matrix.errors import MatrixError
 from matrix.models.source import ResolvedModel, resolve
-from matrix.pipelines.generate import Work, open_work
 from matrix.pipelines.metrics import summarise
 from matrix.run.budget import BUDGET_EXIT_CODE, Budget
 from matrix.run.console import Console, Stage, log
@@ -128,12 +131,14 @@ class _Run:
         sources = self._resolve_models()
         source = sources.get(self._spec.main_app)
         self._dir.write_environment(self._environment(dataset, source))
+        if self._spec.agents is not None and self._spec.agents.file is not None:
+            self._dir.keep_agents(Path(self._spec.agents.file).expanduser())
         self._start_tracker()
         done = done_keys(self._dir.rows, retry_errors=self._spec.workload.retry_errors)
         total = None if dataset.total is None else dataset.total * self._spec.trials
         progress = Progress(total, self._spec.model.price, resumed=len(done))
         budget = Budget(self._spec, self._dir.rows)
-        served: Served | None = None
+        served: dict[str, Served] = {}
         if budget.is_spent:
             log.info("Nothing is asked for")
         elif total is None or len(done) < total:
@@ -143,11 +148,13 @@ class _Run:
             work = open_work(dataset, self._spec.trials, done)
             run_async(self._work(work, served, journal, progress, budget))
             journal.sync()
+            if not budget.is_spent:
+                remove_steps(self._dir.steps)
         else:
             log.info("All %d rows are there; nothing is asked for again", total)
         # The budget may have been spent with the very last row.
         stopped = budget.is_spent and (total is None or progress.done < total)
-        return self._summarise(progress, served, stopped=stopped)
+        return self._summarise(progress, served.get(self._spec.main_app), stopped=stopped)
 
     def _resolve_models(self) -> dict[str, ResolvedModel]:
         """Weights of all apps that load some."""
@@ -178,15 +185,15 @@ class _Run:
             run_id=self._dir.run_id,
             run_dir=self._dir.path,
             sweep_id=self._dir.sweep_id,
-            job_type=self._spec.pipeline.name,
+            job_type=self._spec.workload_name,
             config=redact(self._spec.model_dump(mode="json")),
-            tags=(self._spec.model.name, self._spec.pipeline.name),
+            tags=(self._spec.model.name, self._spec.workload_name),
             command=shlex.join(self._command),
         )
         self._tracker.start(info)
 
     async def _work(
-        self, work: Iterator[Work], served: Served, journal: Journal, progress: Progress, budget: Budget
+        self, work: Iterator[Work], served: Mapping[str, Served], journal: Journal, progress: Progress, budget: Budget
     ) -> None:
         spec = self._spec
         export = exporter(spec.name, self._dir.run_id)
@@ -195,26 +202,44 @@ class _Run:
             self._tracker.log(metrics, int(metrics["rows_done"]))
             export(metrics)
 
-        with self._dir.open_metrics() as metrics:
-            async with reported(progress, self._console, metrics, track, spec.workload.progress_every_s):
-                if spec.workload.drivers > 1:
-                    await Drivers(spec, served, self._dir.path, progress, budget).run(work)
-                else:
-                    await self._alone(work, served, journal, progress, budget)
+        actors = start_roles(spec, self._dir.path)
+        try:
+            with self._dir.open_metrics() as metrics:
+                async with reported(progress, self._console, metrics, track, spec.workload.progress_every_s):
+                    if spec.workload.drivers > 1:
+                        past = self._past_attempts()
+                        await Drivers(spec, served, self._dir.path, progress, budget, past, actors).run(work)
+                    else:
+                        await self._alone(work, served, journal, progress, budget, actors)
+        finally:
+            end_roles(actors)
 
     async def _alone(
-        self, work: Iterator[Work], served: Served, journal: Journal, progress: Progress, budget: Budget
+        self,
+        work: Iterator[Work],
+        served: Mapping[str, Served],
+        journal: Journal,
+        progress: Progress,
+        budget: Budget,
+        actors: Mapping[str, list[Any]],
     ) -> None:
         def emit(row: Row) -> None:
             journal.append(row)
             progress.add(row)
-            if budget.spend(progress.counts, workload.in_flight):
+            if budget.spend(progress.counts, max(workload.in_flight, workload.pipeline.rows)):
                 workload.close_gate()
 
-        workload = Workload(self._spec, served, emit)
+        past = self._past_attempts()
+        workload = Workload(self._spec, served, emit, run_dir=self._dir.path, writer="driver", actors=actors)
         progress.in_flight = lambda: workload.in_flight
+        if self._spec.agents is not None:
+            progress.pulse = lambda: workload.pulse
         async with workload:
-            await workload.pipeline.run(work)
+            await workload.pipeline.run(map(past.resumed, work))
+
+    def _past_attempts(self) -> PastAttempts:
+        """What earlier starts left of rows that aren't finished."""
+        return PastAttempts(self._dir.steps, self._spec.workload.max_attempts, done_keys(self._dir.rows))
 
     def _sampled(self) -> Iterator[Row]:
         """All rows, those of earlier starts too; the tracker sees each on the way."""
@@ -228,7 +253,7 @@ class _Run:
         with self._console.stage("Writing all rows in order and summing up"):
             write_sorted(self._dir.rows, self._dir.all_rows(self._spec.run.rows))
             self._dir.drop_results(but=self._spec.run.rows)
-            totals = summarise(self._sampled(), [scorer.label for scorer in self._spec.pipeline.scorers])
+            totals = summarise(self._sampled(), [scorer.label for scorer in self._spec.scorers])
         time_s = {
             "total": round(time.monotonic() - self._began, 3),
             "until_ready": round(served.waited_s, 3) if served else 0.0,
@@ -243,7 +268,7 @@ class _Run:
         price = self._spec.model.price
         tokens = totals.prompt_tokens, totals.cached_prompt_tokens, totals.completion_tokens
         summary = {
-            **totals.to_dict(),
+            **totals.to_dict(price),
             "cost_usd": round(price.usd(*tokens), 6) if price.is_known else None,
             "stopped": "budget" if stopped else None,
             "time_s": time_s,

@@ -13,6 +13,7 @@ from io import FileIO
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from matrix.agents.pulse import Pulse
 from matrix.data.rows import Row
 from matrix.run.console import Console, log
 from matrix.spec import Price
@@ -45,10 +46,8 @@ class Counts:
         if row.error is not None:
             self.errors += 1
             self.failures.setdefault(row.error.type, f"Row {row.id} failed, {row.error.type}: {row.error.message}")
-        if row.response is None:
-            return
-        self.ok += 1
-        usage = row.response.usage
+        self.ok += row.status == "ok"
+        usage = row.usage
         self.prompt_tokens += int(usage.get("prompt_tokens") or 0)
         self.cached_prompt_tokens += int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
         self.generated_tokens += int(usage.get("completion_tokens") or 0)
@@ -74,6 +73,7 @@ class Progress:
         price: What tokens cost.
         resumed: Rows that were there when the run started.
         in_flight: Tells how many requests are with a server now.
+        pulse: Tells how the team is doing; None without one.
         counts: Rows of this start.
     """
 
@@ -81,6 +81,7 @@ class Progress:
     price: Price
     resumed: int = 0
     in_flight: Callable[[], int] = lambda: 0
+    pulse: Callable[[], Pulse | None] = lambda: None
     counts: Counts = field(default_factory=Counts)
     started: float = field(default_factory=time.monotonic)
     first_row_s: float | None = None
@@ -123,6 +124,9 @@ class Progress:
         }
         if self.price.is_known:
             record["cost_usd"] = round(counts.usd(self.price), 6)
+        pulse = self.pulse()
+        if pulse is not None:
+            record |= pulse.metrics(elapsed)
         return record if self.total is None else {**record, "rows_total": self.total}
 
     def line(self) -> str:
@@ -133,9 +137,11 @@ class Progress:
         if self.total is not None and finished:
             eta = f", {(self.total - self.done) * self.elapsed_s / finished:.0f} s left"
         total = "?" if self.total is None else self.total
+        pulse = self.pulse()
+        team = f"; {pulse.line(self.elapsed_s)}" if pulse is not None else ""
         return (
             f"rows {self.done}/{total}, {now['rows_per_s']:.1f} rows/s, {now['generated_tokens_per_s']:.0f} tokens/s, "
-            f"{self.in_flight()} in flight, {self.counts.errors} errors{self.cost()}{eta}"
+            f"{self.in_flight()} in flight, {self.counts.errors} errors{self.cost()}{eta}{team}"
         )
 
     def cost(self) -> str:
@@ -205,5 +211,7 @@ async def _live(progress: Progress, console: Console) -> None:
                 f"{now['rows_per_s']:.1f} rows/s  {now['generated_tokens_per_s']:.0f} tokens/s  "
                 f"{progress.in_flight()} in flight  {progress.counts.errors} errors{progress.cost()}  left"
             )
+            if (pulse := progress.pulse()) is not None:
+                text += f"\n{pulse.line(progress.elapsed_s)}"
             shown.update(bar, completed=progress.done, description=text)
             await asyncio.sleep(_REFRESH_S)

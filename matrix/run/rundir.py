@@ -5,6 +5,8 @@
 - `env.json`: code, packages, model, data and command line that made it
 - `rows/`: the row journal, one part file per writer, appended to while the run goes
 - `rows.jsonl` (or `rows.parquet`): all rows in input order, written when the run ends
+- `steps/`: what calls of a team's rows that aren't finished gave; gone at the end
+- `agents.py`: the team's own file
 - `metrics.jsonl`: progress over time
 - `summary.json`: scores and totals
 - `run.log`: what happened, tracebacks included; `engine-*.log`: the engines' own words
@@ -25,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from matrix.agents.team import KEPT_FILE
 from matrix.errors import ConfigError, DataError, Problem
 from matrix.spec import RunSpec
 from matrix.spec.redact import redact
@@ -69,6 +72,28 @@ class RunDir:
     def rows(self) -> Path:
         """Folder of the row journal."""
         return self.path / "rows"
+
+    @property
+    def steps(self) -> Path:
+        """Folder of the journal of steps that a team takes; it goes when all rows are there."""
+        return self.path / "steps"
+
+    def keep_agents(self, file: Path) -> None:
+        """Keep a copy of a team's own file, for the record, and for the nodes that don't have it.
+
+        Raises:
+            ConfigError: The run began with another content.
+            DataError: It can't be read or written.
+        """
+        kept = self.path / KEPT_FILE
+        with _writing(self.path):
+            code = file.read_text()
+            if kept.is_file() and kept.read_text() != code:
+                problem = Problem(
+                    "agents.file", file, f"has changed since the run dir began (see {kept})", _OTHER_INPUTS
+                )
+                raise ConfigError([problem], "The run works with other code than it began with; it was left alone.")
+        write_whole(kept, code)
 
     def all_rows(self, ending: str) -> Path:
         """File with all rows in order."""
@@ -169,6 +194,9 @@ def _fixed(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a stored spec that changes what the rows say."""
     fixed = {key: value for key, value in spec.items() if key not in _FREE}
     fixed["engine"] = {key: value for key, value in spec["engine"].items() if key not in _FREE_OF_ENGINE}
+    if spec.get("agents"):
+        # Its content is compared, wherever it stands.
+        fixed["agents"] = {key: value for key, value in spec["agents"].items() if key != "file"}
     fixed["model"] = {key: value for key, value in spec["model"].items() if key not in _FREE_OF_MODEL}
     return fixed
 

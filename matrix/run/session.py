@@ -69,7 +69,7 @@ class Session:
         self._used: dict[str, str] = {}
         self._local: tuple[AppSpec, LocalServer] | None = None
 
-    def serve(self, spec: RunSpec, sources: Sources, log_dir: Path) -> Served:
+    def serve(self, spec: RunSpec, sources: Sources, log_dir: Path) -> dict[str, Served]:
         """Make the spec's apps available: as they are if the job before had the same, else on the cluster.
 
         Args:
@@ -77,23 +77,28 @@ class Session:
             sources: Weights of its apps' models, by the names in `spec.all_apps()`.
             log_dir: Folder for the engines' logs.
 
+        Returns:
+            Who answers for each app that the workload asks, by name.
+
         Raises:
             ClusterError: The cluster could not be had.
             AppError: An engine failed, or can't be placed.
         """
         started = time.monotonic()
         deployed = on_cluster(spec)
-        if spec.workload.drivers > 1 or deployed:
+        if spec.workload.drivers > 1 or deployed or spec.has_role_actors:
             self._join(spec)
         engine_s = self._deploy(spec, deployed, sources, log_dir) if deployed else 0.0
         waited_s = time.monotonic() - started
+        served = {name: self._served(spec, name, waited_s, engine_s) for name in spec.asked_apps if name in deployed}
         if spec.main_app in deployed:
-            return self._served(spec, waited_s, engine_s)
+            return served
         if isinstance(spec.engine, OpenAIEngine):
             key = os.environ[spec.engine.api_key_env] if spec.engine.api_key_env else None
-            return Served(spec.engine.urls, key, waited_s, engine_s)
+            return {**served, spec.main_app: Served(spec.engine.urls, key, waited_s, engine_s)}
         server = self._serve_locally(AppSpec(engine=spec.engine, model=spec.model), log_dir)
-        return Served([server.url], server.api_key, time.monotonic() - started, engine_s)
+        waited_s = time.monotonic() - started
+        return {**served, spec.main_app: Served([server.url], server.api_key, waited_s, engine_s)}
 
     def close(self) -> None:
         """Remove what this process started, and the cluster if that is its own."""
@@ -158,12 +163,12 @@ class Session:
             )
         return time.monotonic() - started
 
-    def _served(self, spec: RunSpec, waited_s: float, engine_s: float) -> Served:
+    def _served(self, spec: RunSpec, app: str, waited_s: float, engine_s: float) -> Served:
         from matrix.apps.lookup import door_addresses, find_app, wait_for_urls
 
-        name, grpc = self._used[spec.main_app], spec.workload.use_grpc
+        name, grpc = self._used[app], spec.workload.use_grpc
         began = time.monotonic()
-        found = wait_for_urls(name, spec.engine.start_timeout_s, grpc=grpc)
+        found = wait_for_urls(name, spec.all_apps()[app].engine.start_timeout_s, grpc=grpc)
         waited_s += time.monotonic() - began
         door = None if grpc else door_addresses()
         front_door = f"{door['url']}/{name}/v1" if door else None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from matrix.agents.pulse import Pulse
+from matrix.agents.team import Team
 from matrix.apps.directory import NEWS_S
 from matrix.client.concurrency import AdaptiveLimit
 from matrix.client.endpoints import Endpoints
@@ -30,50 +33,66 @@ class Workload:
 
     Args:
         spec: The run's spec.
-        served: Who answers.
+        served: Who answers, by app.
         emit: Told every finished row, in the order in which they finish.
+        run_dir: The run dir, where a team keeps its steps.
+        writer: Name of this process among those that share the rows.
+        actors: Processes of a team's roles, by role.
         share: Processes that share the run's limits.
     """
 
-    def __init__(self, spec: RunSpec, served: Served, emit: Callable[[Row], None], share: int = 1) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        served: Mapping[str, Served],
+        emit: Callable[[Row], None],
+        *,
+        run_dir: Path,
+        writer: str,
+        actors: Mapping[str, list[Any]],
+        share: int = 1,
+    ) -> None:
         self._workload = spec.workload
-        self._gate = _gate(spec.workload, share)
-        self._client = ModelClient(
-            Endpoints(
-                served.urls,
-                served.refresh(),
-                refresh_every_s=NEWS_S if served.app else 30.0,
-                fallback=served.front_door,
-            ),
-            api_key=served.api_key,
-            timeout_s=spec.workload.request_timeout_s,
-            max_attempts=spec.workload.max_attempts,
-            try_timeout_s=spec.workload.try_timeout_s,
-            gate=self._gate,
-        )
-        self._scoring = ScoringPool(spec.pipeline.scorers, workers=_scoring_workers(share))
-        self.pipeline = Generate(spec, self._client, self._scoring, emit)
+        self._clients = {name: _client(spec.workload, one, share) for name, one in served.items()}
+        self._scoring = ScoringPool(spec.scorers, workers=_scoring_workers(share))
+        self.pipeline: Generate | Team
+        if spec.pipeline is not None:
+            self.pipeline = Generate(spec, spec.pipeline, self._clients[spec.main_app], self._scoring, emit)
+        else:
+            self.pipeline = Team(
+                spec,
+                self._clients,
+                self._scoring,
+                emit,
+                run_dir=run_dir,
+                writer=writer,
+                actors=actors,
+                share=share,
+            )
 
     @property
     def in_flight(self) -> int:
-        """Requests that are with a server."""
-        return self._gate.limit.in_flight
+        """Requests that are with servers."""
+        return sum(client.gate.limit.in_flight for client in self._clients.values())
 
     @property
-    def limit(self) -> int:
-        """Requests that may be with a server now."""
-        return self._gate.limit.limit
+    def pulse(self) -> Pulse | None:
+        """How the team is doing; None without one."""
+        return self.pipeline.pulse() if isinstance(self.pipeline, Team) else None
 
     def close_gate(self) -> None:
         """Begin no more rows; those that have begun go on to their end, the others get none."""
-        self._gate.close()
+        for client in self._clients.values():
+            client.gate.close()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opened:
             opened.enter_context(_calm_collector())
-            await opened.enter_async_context(self._client)
+            for client in self._clients.values():
+                await opened.enter_async_context(client)
+                await opened.enter_async_context(watching(client, self._workload))
             await opened.enter_async_context(self._scoring)
-            await opened.enter_async_context(watching(self._client, self._workload))
+            await opened.enter_async_context(self.pipeline)
             self._opened = opened.pop_all()
         return self
 
@@ -100,6 +119,18 @@ class _calm_collector:  # noqa: N801 - a context manager that reads like a funct
     def __exit__(self, *_: object) -> None:
         gc.set_threshold(*self._before)
         gc.unfreeze()
+
+
+def _client(workload: WorkloadSpec, served: Served, share: int) -> ModelClient:
+    every_s = NEWS_S if served.app else 30.0
+    return ModelClient(
+        Endpoints(served.urls, served.refresh(), refresh_every_s=every_s, fallback=served.front_door),
+        api_key=served.api_key,
+        timeout_s=workload.request_timeout_s,
+        max_attempts=workload.max_attempts,
+        try_timeout_s=workload.try_timeout_s,
+        gate=_gate(workload, share),
+    )
 
 
 def _gate(workload: WorkloadSpec, share: int) -> Gate:

@@ -139,3 +139,14 @@ class RunSpec(Spec):
     def all_apps(self) -> dict[str, AppSpec]:
         """The main app and those of `apps`, by name; one of `apps` with the main one's name takes its place."""
         return {self.main_app: AppSpec(engine=self.engine, model=self.model), **self.apps}
+
+    @property
+    def asked_apps(self) -> list[str]:
+        """Apps that the workload asks: the main one, and those of roles."""
+        roles = self.agents.named.values() if self.agents else ()
+        return list(dict.fromkeys([self.main_app, *(role.app for role in roles if role.app)]))
+
+    @property
+    def has_role_actors(self) -> bool:
+        """Whether some role runs in processes of its own."""
+        return self.agents is not None and any(role.is_actor for role in self.agents.named.values())

@@ -28,8 +28,9 @@ class RoleSpec(Spec):
     """Names in `agents.tools` that it may call."""
     options: dict[str, Any] = {}
     """Arguments of the class, by name."""
-    timeout_s: float | None = Field(default=None, gt=0)
-    """Seconds that one turn may take; None: what the row has left."""
+    timeout_s: float = Field(default=600, gt=0)
+    """Seconds that one turn may take, those not counted in which its requests are with the client, which has limits of
+    its own."""
     actor: bool = False
     """Run it in processes of its own instead of the peers'; implied by the four fields below."""
     replicas: int = Field(default=1, gt=0)
@@ -131,6 +132,8 @@ class AgentsSpec(Spec):
     name: str
     file: str | None = None
     """Python file with roles and tools of your own."""
+    modules: list[str] = []
+    """Packages, beside matrix, that roles and tools may come from."""
     roles: dict[str, RoleSpec] = {}
     """The agents, by name; those that a file has need not be named here."""
     order: list[str] = []

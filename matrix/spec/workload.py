@@ -158,7 +158,11 @@ class WorkloadSpec(Spec):
     use_grpc: bool = False
     """Talk gRPC to the app's replicas (`engine.grpc=true`) instead of HTTP."""
     drivers: int = Field(default=1, gt=0)
-    """Processes that share the rows."""
+    """Processes that share the rows: the peers of a team."""
+    max_in_flight: int | None = Field(default=None, gt=0)
+    """Rows of a team that are worked on at a time, in all; None: twice the requests that may be in flight."""
+    affinity: bool = True
+    """A row's requests go to the same replica, unless that is overloaded: it has their prefix in its cache."""
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Logical resources that each of several drivers takes, which pin it to nodes that have them."""
     progress_every_s: float = Field(default=5, gt=0)

@@ -1,0 +1,150 @@
+"""A role's tools at work: each call a durable step of the row."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from matrix.agents.steps import Step
+from matrix.data.rows import Call, Response, Score
+from matrix.errors import DataError, RequestError
+
+if TYPE_CHECKING:
+    from matrix.agents.seats import Seat
+    from matrix.agents.workflow import Clock, Flow
+
+ONCE = "once:"
+"""Before the name of a step of `once` in the journal."""
+
+
+class BoundTools:
+    """`Tools` of one role in one turn of a row."""
+
+    __slots__ = ("_at", "_clock", "_flow", "_made", "_seat", "calls", "role")
+
+    def __init__(self, seat: Seat, flow: Flow, at: str, clock: Clock) -> None:
+        self.role = seat.name
+        self._seat, self._flow, self._at, self._clock = seat, flow, at, clock
+        self._made = 0
+        self.calls: list[Call] = []
+
+    @property
+    def specs(self) -> list[dict[str, Any]]:
+        """As the protocol has it."""
+        return self._seat.tool_specs
+
+    def prompt(self, **extra: Any) -> str:
+        """As the protocol has it."""
+        return self._seat.prompt(self._flow.example, extra)
+
+    async def llm(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> Response:
+        """As the protocol has it."""
+        seat, flow = self._seat, self._flow
+        at = self._next()
+        body = {"model": seat.model, "messages": list(messages), **seat.fields, **fields}
+        if seat.tool_specs and "tools" not in fields:
+            body["tools"] = seat.tool_specs
+        if "seed" not in body:
+            # Another one for each step: two roles with the same prompt mustn't get the same answer.
+            body["seed"] = (flow.state.seed * 1_000_003 + zlib.crc32(at.encode())) & 0x7FFFFFFF
+        digest = _digest(body)
+        done = flow.replayed(at, digest)
+        if done is not None:
+            response = Response(**done.result)
+            self._took("llm", 0.0, response, replayed=True)
+            return response
+        began = time.monotonic()
+        try:
+            with self._clock:
+                response = await seat.client.chat(
+                    body, affinity=flow.affinity, label=f"{flow.state.id}/{flow.state.trial}", begun=flow.begun
+                )
+        except RequestError as error:
+            took_s = time.monotonic() - began
+            self.calls.append(Call("llm", took_s, attempts=error.attempts, error=f"{error.kind}: {error}"))
+            raise
+        flow.begun = True
+        flow.journal(Step(at, "llm", digest, response))
+        self._took("llm", time.monotonic() - began, response)
+        return response
+
+    async def call(self, name: str, arguments: Mapping[str, Any] | str) -> str:
+        """As the protocol has it."""
+        names = {spec["function"]["name"] for spec in self._seat.tool_specs}
+        if name not in names:
+            return f"error: there is no tool {name!r}; there are: {', '.join(sorted(names)) or 'none'}"
+        given = arguments if isinstance(arguments, str) else dict(arguments)
+        result: str = await self._step(name, [name, given], lambda: self._seat.toolbox.call(name, given))
+        if result.startswith("error: "):
+            self.calls[-1].error = result.removeprefix("error: ")
+        return result
+
+    async def answer(self, tool_call: Mapping[str, Any]) -> dict[str, Any]:
+        """As the protocol has it."""
+        function = tool_call.get("function") or {}
+        result = await self.call(str(function.get("name")), function.get("arguments") or "{}")
+        return {"role": "tool", "tool_call_id": tool_call.get("id"), "content": result}
+
+    async def once(self, name: str, function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """As the protocol has it."""
+        result = await self._step(f"{ONCE}{name}", [name, arguments], lambda: function(*arguments))
+        self._flow.held[name] = result
+        return result
+
+    @property
+    def large(self) -> dict[Any, Any]:
+        """References to the row's large texts, which go with the row."""
+        return self._flow.large
+
+    async def whole_turn(self, function: Callable[[], Awaitable[Any]]) -> Any:
+        """A turn in another process, as a step. Its deadline is the turn's."""
+        return await self._step("turn", [self.role, self._at], function)
+
+    async def score(self, label: str, text: str) -> Score:
+        """As the protocol has it."""
+        return await self._flow.score(label, text)
+
+    async def _step(self, name: str, asked: Any, function: Callable[[], Awaitable[Any]]) -> Any:
+        at = self._next()
+        digest = _digest(asked)
+        shown = name.removeprefix(ONCE)
+        done = self._flow.replayed(at, digest)
+        if done is not None:
+            self.calls.append(Call(shown, 0.0, replayed=True))
+            return done.result
+        began = time.monotonic()
+        try:
+            result = await function()
+        except Exception as error:
+            took_s = time.monotonic() - began
+            self.calls.append(Call(shown, took_s, error=f"{type(error).__name__}: {error}"))
+            raise
+        self._flow.journal(Step(at, name, digest, result))
+        self.calls.append(Call(shown, time.monotonic() - began))
+        return result
+
+    def _next(self) -> str:
+        self._made += 1
+        return f"{self._at}.{self._made}"
+
+    def _took(self, name: str, took_s: float, response: Response, *, replayed: bool = False) -> None:
+        usage = {key: value for key, value in response.usage.items() if value is not None}
+        self.calls.append(Call(name, took_s, usage, response.endpoint, response.attempts, replayed))
+        self._flow.spent(usage)
+
+
+def _digest(asked: Any) -> str:
+    """Tells two requests apart, and is the same in every process.
+
+    Raises:
+        DataError: It can't be sent as JSON.
+    """
+    try:
+        return blake2b(orjson.dumps(asked, str, orjson.OPT_NON_STR_KEYS), digest_size=8).hexdigest()
+    except TypeError as error:
+        raise DataError(f"the arguments can't be written as JSON: {error}") from error

@@ -1,0 +1,56 @@
+"""What a role gave, or raised, as the runtime goes on with it."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from matrix.agents.mark import RoleHangsError
+from matrix.agents.state import Turn
+from matrix.data.rows import Response, RowError
+from matrix.errors import DataError, MatrixError, RequestError
+
+_SILENT = Turn()
+
+
+class RoleRaisedError(MatrixError):
+    """A role raised an exception in a process of its own."""
+
+    def __init__(self, error: RowError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def to_turn(said: Any, role: str) -> Turn:
+    """What a role gave, as a turn.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(said, Turn):
+        return said
+    if said is None:
+        return _SILENT
+    if isinstance(said, str):
+        return Turn(said)
+    if isinstance(said, Response):
+        calls, reasoning = said.tool_calls, said.reasoning_content
+        return Turn(
+            said.text[0] if said.text else "",
+            tool_calls=(calls[0] or None) if calls else None,
+            reasoning=reasoning[0] if reasoning else None,
+        )
+    raise TypeError(f"{role} gave a {type(said).__name__}, not a Turn, a Response, a text or None")
+
+
+def row_error(role: str, error: Exception) -> RowError:
+    """What a role raised, as a row's error."""
+    if isinstance(error, RoleRaisedError):
+        return error.error
+    if isinstance(error, RequestError):
+        return RowError(error.kind, f"{role}: {error}", error.attempts)
+    if isinstance(error, DataError):
+        return RowError("data", f"{role}: {error}", 0)
+    kind = "hangs" if isinstance(error, RoleHangsError) else type(error).__name__
+    message = f"{role}: {error}" if str(error) else f"{role}: {type(error).__doc__ or kind}".splitlines()[0]
+    return RowError(kind, message, 1, "".join(traceback.format_exception(error))[-8000:])

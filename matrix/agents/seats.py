@@ -1,0 +1,118 @@
+"""A role with all that it works with in one peer: its code, its app, its prompt, its tools."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from matrix.agents.load import Loader
+from matrix.agents.role import Act, Role
+from matrix.agents.state import State
+from matrix.client.http import ModelClient
+from matrix.data.rows import Example
+from matrix.errors import ConfigError, Problem
+from matrix.pipelines.prompt import compile_template, shortened
+from matrix.spec import RunSpec, SamplingSpec
+from matrix.spec.agents import RoleSpec
+
+Release = Callable[[State, dict[str, Any]], Awaitable[None]]
+
+
+class Callables(Protocol):
+    """Where tools are called by name."""
+
+    def specs(self, names: list[str]) -> list[dict[str, Any]]:
+        """As OpenAI defines them."""
+
+    async def call(self, name: str, arguments: Mapping[str, Any] | str) -> str:
+        """Call one."""
+
+
+class Seat:
+    """A role at work.
+
+    Attributes:
+        name: The role's name.
+        act: Takes a turn.
+        release: Gives back what a row of it holds, when that is over; None: it holds nothing.
+        client: Client of its app.
+        model: What that app calls its model.
+        fields: Of its requests: sampling of the run and its own.
+        tool_specs: Its tools as OpenAI defines them.
+        toolbox: Where they are called.
+        timeout_s: Seconds that a turn may take.
+    """
+
+    __slots__ = (
+        "_template", "act", "client", "fields", "model", "name", "release", "timeout_s", "tool_specs", "toolbox",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        name: str,
+        role: RoleSpec,
+        *,
+        act: Act,
+        release: Release | None,
+        client: ModelClient,
+        toolbox: Callables,
+    ) -> None:
+        self.name, self.client, self.toolbox = name, client, toolbox
+        self.act, self.release = act, release
+        app = spec.all_apps()[role.app or spec.main_app]
+        self.model = app.model.name
+        self.fields = sampling_fields(spec.sampling, role.sampling, f"agents.roles.{name}.sampling")
+        self.tool_specs = toolbox.specs(role.tools)
+        self.timeout_s = role.timeout_s
+        self._template = compile_template(role.prompt, f"agents.roles.{name}.prompt") if role.prompt else None
+
+    def prompt(self, example: Example, extra: Mapping[str, Any]) -> str:
+        """The role's prompt, rendered.
+
+        Raises:
+            DataError: It asks for what neither the row nor `extra` has.
+        """
+        if self._template is None:
+            return ""
+        if extra:
+            example = Example(example.id, example.index, {**example.columns, **extra})
+        return self._template.render(example)
+
+
+def make_role(loader: Loader, name: str, role: RoleSpec) -> tuple[Act, Release | None]:
+    """The code of a role that runs in the peers: how it acts, and how it gives back what a row held.
+
+    Raises:
+        ConfigError: It can't be loaded.
+    """
+    made = loader.role(name, role)
+    if isinstance(made, Role):
+        return made.act, made.release if type(made).release is not Role.release else None
+    act = getattr(made, "act", made)
+    return act, getattr(made, "release", None)
+
+
+def sampling_fields(sampling: SamplingSpec, own: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Fields of a role's requests; what is None isn't sent.
+
+    Raises:
+        ConfigError: A field of the role's own has a wrong value.
+    """
+    known = {name: own[name] for name in SamplingSpec.model_fields if name in own and name != "extra"}
+    try:
+        merged = SamplingSpec.model_validate({**sampling.model_dump(), **known})
+    except ValidationError as error:
+        raise ConfigError(
+            [
+                Problem(f"{key}.{detail['loc'][0]}", shortened(repr(detail["input"])), detail["msg"])
+                for detail in error.errors()
+            ]
+        ) from error
+    fields = merged.model_dump(exclude={"extra"}, exclude_none=True)
+    if fields.pop("n", 1) != 1:
+        raise ConfigError([Problem(f"{key}.n", merged.n, "a role asks for one answer at a time", "sampling.n=1")])
+    rest = {name: value for name, value in own.items() if name not in SamplingSpec.model_fields}
+    return {**fields, **sampling.extra, **own.get("extra", {}), **rest}

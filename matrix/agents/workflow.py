@@ -1,0 +1,372 @@
+"""One row on its way through a team, from its first turn to its row of output."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from matrix.agents.calls import ONCE, BoundTools
+from matrix.agents.route import FINISH, Move, RouteError
+from matrix.agents.said import row_error, to_turn
+from matrix.agents.state import State, Turn
+from matrix.agents.steps import Step, decode_steps
+from matrix.client.gate import GateClosedError
+from matrix.data.rows import AgentRow, Call, Entry, RowError, Score
+from matrix.data.work import Work
+from matrix.errors import DataError
+
+if TYPE_CHECKING:
+    from matrix.agents.seats import Seat
+    from matrix.agents.team import Team
+
+VERSION = 1
+"""Of the message that a workflow is when it moves to another peer."""
+_NEVER = float("inf")
+_NOTHING = object()
+
+
+class LimitReachedError(Exception):
+    """A limit of the row is reached; its only argument is the termination."""
+
+
+class LeavingError(Exception):
+    """The workflow goes on in another peer."""
+
+
+class Clock:
+    """How long something may go on: a row, or a turn, whose time stands still while its requests are with the client.
+
+    Attributes:
+        due: When it is late (`time.monotonic`).
+        late: It was cancelled for that.
+    """
+
+    __slots__ = ("_left", "_paused", "due", "late", "task")
+
+    def __init__(self, seconds: float | None) -> None:
+        self.task = asyncio.current_task()
+        self.due = time.monotonic() + seconds if seconds is not None else _NEVER
+        self.late = False
+        self._left = 0.0
+        self._paused = 0
+
+    def __enter__(self) -> None:
+        if not self._paused:
+            self._left, self.due = self.due - time.monotonic(), _NEVER
+        self._paused += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._paused -= 1
+        if not self._paused:
+            self.due = time.monotonic() + self._left
+
+    def end(self) -> None:
+        """Cancel what is late."""
+        self.due, self.late = _NEVER, True
+        if self.task is not None:
+            self.task.cancel()
+
+    def was_late(self) -> bool:
+        """Whether a CancelledError means that this is late, and nothing else."""
+        late, self.late = self.late, False
+        return late and self.task is not None and not self.task.uncancel()
+
+
+class Flow:
+    """A row's workflow.
+
+    Attributes:
+        state: What its roles see.
+        affinity: Requests with the same go to the same replica.
+        begun: A request of it was let through a gate.
+        held: What its calls of `once` gave, by name.
+        large: References to texts that travelled; they end with it.
+        leaving: It is to go on in another peer, from its next turn on.
+        at: The role that has it.
+    """
+
+    __slots__ = (
+        "_cost", "_replay", "_team", "_tokens", "affinity", "at", "began", "begun", "clock", "example", "held", "key",
+        "large", "leaving", "move", "state",
+    )  # fmt: skip
+
+    def __init__(self, team: Team, work: Work) -> None:
+        example = work.example
+        self._team = team
+        self.example: Any = example
+        self.key = work.key
+        self.state = State(
+            example.id, example.index, work.trial, team.seed + work.trial, getattr(example, "columns", {})
+        )
+        self.began = time.monotonic()
+        self.affinity = f"{example.index}/{work.trial}" if team.affinity else None
+        self.begun = bool(work.steps) or work.message is not None
+        self.held: dict[str, Any] = {}
+        self.large: dict[Any, Any] = {}
+        self.leaving = False
+        self.at = ""
+        self.move: Move | None = None
+        self._replay = decode_steps(list(work.steps)) if work.steps else {}
+        self._tokens: dict[str, int] = {}
+        if work.message is not None:
+            self._unpack(work.message)
+
+    async def run(self) -> AgentRow:
+        """Take the row to its end.
+
+        Raises:
+            GateClosedError: It asked for nothing so far, and the gate is closed: the row isn't begun.
+            LeavingError: It goes on elsewhere.
+            DataError: A step can't be written.
+        """
+        self.clock = clock = Clock(self._team.limits.seconds)
+        if clock.due != _NEVER:
+            self._team.clocks.add(clock)
+        error = None
+        try:
+            termination = await self._walk()
+        except LimitReachedError as reached:
+            termination = str(reached)
+        except asyncio.CancelledError:
+            if not clock.was_late():
+                raise
+            termination = "max_seconds"
+        except (GateClosedError, LeavingError):
+            raise
+        except _RoleFailedError as failed:
+            termination, error = "error", failed.error
+        finally:
+            self._team.clocks.discard(clock)
+        return self._row(termination, error)
+
+    def give_up(self, why: str) -> AgentRow:
+        """The row of a workflow that nobody should try again; what it holds is known from its steps."""
+        self.held = {
+            step.name.removeprefix(ONCE): step.result for step in self._replay.values() if step.name.startswith(ONCE)
+        }
+        return self._row("error", RowError("died", why, self._team.max_attempts))
+
+    async def _walk(self) -> str:
+        team, state = self._team, self.state
+        route, limit = team.route, team.limits.turns
+        move = route.begin(state) if self.move is None else self.move
+        while True:
+            to = move.to
+            if not to:
+                return "end"
+            if state.turns + len(to) > limit:
+                raise LimitReachedError("max_turns")
+            if self.leaving:
+                self.move = move
+                raise LeavingError
+            if len(to) == 1:
+                place = to[0]
+                turn = await self._turn(team.seats[place], state, str(state.turns))
+                state.turns += 1
+                if self._tokens:
+                    self._check_spent()
+                try:
+                    move = route.after(place, turn, state)
+                    if move.__class__ is not Move:
+                        move = await move  # type: ignore[misc]
+                except RouteError as error:
+                    raise _RoleFailedError(RowError("route", str(error), 0)) from error
+                if turn.end is not None:
+                    return turn.end
+            else:
+                move = await self._fan_out(move)
+                self._check_spent()
+
+    async def _fan_out(self, move: Move) -> Move:
+        """Turns of several roles at the same time, each with a view of its own; what they add comes in their order."""
+        state, before = self.state, len(self.state.history)
+        states = [
+            State(
+                state.id, state.index, state.trial, state.seed, state.task, list(state.history),
+                copy.deepcopy(state.scratch), dict(state.metrics), dict(state.scores), state.turns,
+            )
+            for _ in move.to
+        ]  # fmt: skip
+        team, mark = self._team, self._team.mark
+        try:
+            async with asyncio.TaskGroup() as group:
+                turns = [
+                    group.create_task(
+                        mark.running(self.key, self._turn(team.seats[place], own, f"{state.turns}-{number}"))
+                    )
+                    for number, (place, own) in enumerate(zip(move.to, states, strict=True))
+                ]
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from several
+        for place, own, turn in zip(move.to, states, turns, strict=True):
+            role = team.seats[place].name
+            if turn.result().end is not None or turn.result().next is not None:
+                message = f"{role} is one of several at the same time: who is next is the edge's join"
+                raise _RoleFailedError(RowError("route", message, 0))
+            state.history += own.history[before:]
+            self._merge(role, states, own)
+        state.turns += len(move.to)
+        return FINISH if move.join is None else Move((move.join,))
+
+    def _merge(self, role: str, states: list[State], own: State) -> None:
+        state = self.state
+        for name, value in own.scratch.items():
+            others = [one.scratch[name] for one in states if one is not own and name in one.scratch]
+            unchanged = state.scratch.get(name) if name in state.scratch else None
+            changes = [other for other in others if other not in (value, unchanged)]
+            if value != unchanged and changes:
+                message = f"{role} and another role at the same time set scratch[{name!r}] to different values"
+                raise _RoleFailedError(RowError("route", message, 0))
+        state.scratch.update(
+            {
+                name: value
+                for name, value in own.scratch.items()
+                if state.scratch.get(name) != value or name not in state.scratch
+            }
+        )
+        state.metrics.update(own.metrics)
+        state.scores.update(own.scores)
+
+    async def _turn(self, seat: Seat, state: State, at: str) -> Turn:
+        """One turn of a role; its entry goes into the state's history."""
+        team = self._team
+        count = team.counts[seat.name]
+        clock = Clock(seat.timeout_s)
+        tools = BoundTools(seat, self, at, clock)
+        self.at = seat.name
+        count.in_flight += 1
+        team.clocks.add(clock)
+        began = time.monotonic()
+        try:
+            said = await seat.act(state, tools)
+            turn = to_turn(said, seat.name)
+        except (GateClosedError, LimitReachedError, _StepNotWrittenError):
+            raise
+        except asyncio.CancelledError as error:
+            if not clock.was_late():
+                raise
+            message = f"{seat.name} took more than {seat.timeout_s:g} s for a turn (agents.roles.{seat.name}.timeout_s)"
+            raise _RoleFailedError(RowError("timeout", message, 1)) from error
+        except Exception as error:
+            took_s = time.monotonic() - began
+            if tools.calls:
+                state.history.append(Entry(seat.name, "", began - self.began, took_s, calls=tools.calls))
+            raise _RoleFailedError(row_error(seat.name, error)) from error
+        finally:
+            team.clocks.discard(clock)
+            count.in_flight -= 1
+        took_s = time.monotonic() - began
+        count.turns += 1
+        count.turn_s += took_s
+        if tools.calls:
+            _count_calls(count, tools.calls)
+        if said is not None:
+            state.history.append(
+                Entry(
+                    seat.name, turn.text, began - self.began, took_s, turn.data, turn.tool_calls, turn.reasoning,
+                    tools.calls,
+                )
+            )  # fmt: skip
+        return turn
+
+    def replayed(self, at: str, digest: str) -> Step | None:
+        """What an earlier attempt got at this place; None: it has to be asked for."""
+        if not self._replay:
+            return None
+        step = self._replay.pop(at, None)
+        if step is None:
+            return None
+        if step.digest != digest:
+            self._replay.clear()
+            self._team.say(f"row {self.state.id}: asks for something else at its replay; its steps are made anew")
+            return None
+        return step
+
+    def journal(self, step: Step) -> None:
+        """Write a step down before anybody sees its result."""
+        try:
+            self._team.steps.append(self.key, step)
+        except DataError as error:
+            if isinstance(error.__cause__, TypeError):
+                raise
+            raise _StepNotWrittenError(str(error)) from error
+
+    def spent(self, usage: dict[str, Any]) -> None:
+        """Count a call's tokens."""
+        tokens = self._tokens
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        for name, count in (
+            ("prompt_tokens", usage.get("prompt_tokens")),
+            ("completion_tokens", usage.get("completion_tokens")),
+            ("cached_prompt_tokens", cached),
+        ):
+            tokens[name] = tokens.get(name, 0) + int(count or 0)
+
+    async def score(self, label: str, text: str) -> Score:
+        """Have a text judged."""
+        return await self._team.score(label, text, self.example)
+
+    def pack(self) -> bytes:
+        """The workflow as a message, at the begin of a turn."""
+        move, state = self.move or FINISH, self.state
+        return orjson.dumps(
+            {
+                "version": VERSION, "to": move.to, "join": move.join, "history": state.history,
+                "scratch": state.scratch, "metrics": state.metrics, "scores": state.scores, "turns": state.turns,
+                "tokens": self._tokens, "held": self.held, "age_s": time.monotonic() - self.began,
+            },
+            str,
+        )  # fmt: skip
+
+    def _unpack(self, message: bytes) -> None:
+        fields = orjson.loads(message)
+        if fields["version"] != VERSION:
+            raise DataError(f"a workflow's message has version {fields['version']}, not {VERSION}")
+        state = self.state
+        self.move = Move(tuple(fields["to"]), fields["join"])
+        state.history = [Entry.of(one) for one in fields["history"]]
+        state.scratch, state.metrics, state.turns = fields["scratch"], fields["metrics"], fields["turns"]
+        state.scores = {label: Score(**score) for label, score in fields["scores"].items()}
+        self._tokens, self.held = fields["tokens"], fields["held"]
+        self.began -= fields["age_s"]
+
+    def _check_spent(self) -> None:
+        limits, tokens = self._team.limits, self._tokens
+        prompt, completion = tokens.get("prompt_tokens", 0), tokens.get("completion_tokens", 0)
+        if limits.tokens is not None and prompt + completion >= limits.tokens:
+            raise LimitReachedError("max_tokens")
+        if limits.cost_usd is not None:
+            cached = tokens.get("cached_prompt_tokens", 0)
+            if self._team.price.usd(prompt, cached, completion) >= limits.cost_usd:
+                raise LimitReachedError("max_cost")
+
+    def _row(self, termination: str, error: RowError | None) -> AgentRow:
+        state = self.state
+        return AgentRow(
+            state.id, state.index, state.trial, "error" if error else "ok", {"task": state.task}, None, error,
+            state.scores, state.history, termination, state.metrics, self._tokens, time.monotonic() - self.began,
+        )  # fmt: skip
+
+
+class _RoleFailedError(Exception):
+    """Ends the row with an error."""
+
+    def __init__(self, error: RowError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class _StepNotWrittenError(DataError):
+    """The disk refuses: the run can't go on."""
+
+
+def _count_calls(count: Any, calls: list[Call]) -> None:
+    for call in calls:
+        count.calls += 1
+        count.call_s += call.took_s
+        count.prompt_tokens += int(call.usage.get("prompt_tokens") or 0)
+        count.completion_tokens += int(call.usage.get("completion_tokens") or 0)

@@ -1,0 +1,88 @@
+"""Rules on a team: who takes a turn after whom, and whether its code, its apps and its tools are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matrix.agents.load import Loader
+from matrix.agents.route import check_route, compile_route
+from matrix.agents.seats import sampling_fields
+from matrix.agents.toolbox import Toolbox
+from matrix.check.problems import is_installed, not_installed
+from matrix.errors import ConfigError, Problem, did_you_mean
+from matrix.pipelines.prompt import compile_template
+from matrix.spec import AgentsSpec, AppSpec, GenerateSpec, SamplingSpec, WorkloadSpec
+from matrix.spec.agents import RoleSpec
+
+
+def check_work(pipeline: GenerateSpec | None, agents: AgentsSpec | None) -> list[Problem]:
+    """There is something to do with a row, and one thing only."""
+    if pipeline is not None and agents is not None:
+        message = f"stands beside agents={agents.name}, and only one of them can work through the rows"
+        return [Problem("pipeline", pipeline.name, message, "pipeline=null, or leave agents out")]
+    if pipeline is None and agents is None:
+        return [Problem("pipeline", None, "nothing is to be done with the rows", "pipeline=NAME or agents=NAME")]
+    return []
+
+
+def check_agents(agents: AgentsSpec | None, sampling: SamplingSpec, apps: dict[str, AppSpec]) -> list[Problem]:
+    """The team is whole: topology, code, options, prompts, apps, tools."""
+    if agents is None:
+        return []
+    if agents.file is not None and not Path(agents.file).expanduser().is_file():
+        return [Problem("agents.file", agents.file, "no such file", "a Python file with the team's roles")]
+    if agents.graph is not None and not is_installed("langgraph"):
+        return [not_installed("agents.graph", agents.graph, "langgraph", "matrix-llm[langgraph]", "agents.edges")]
+    loader = Loader(agents.file, agents.modules)
+    problems = check_route(agents)
+    if not problems:
+        problems += _raised(lambda: compile_route(agents, loader))
+    for name, role in agents.named.items():
+        problems += _check_role(name, role, agents, loader, sampling, apps)
+    for number, scorer in enumerate(agents.scorers):
+        problems += _raised(partial(compile_template, scorer.reference, f"agents.scorers.{number}.reference"))
+    problems += _raised(lambda: Toolbox(agents.tools, loader.find))
+    if any(role.is_actor for role in agents.named.values()) and not is_installed("ray"):
+        key = next(name for name, role in agents.named.items() if role.is_actor)
+        problems.append(not_installed(f"agents.roles.{key}.actor", True, "Ray", "matrix-llm[serving]", "actor=false"))
+    return problems
+
+
+def _check_role(
+    name: str, role: RoleSpec, agents: AgentsSpec, loader: Loader, sampling: SamplingSpec, apps: dict[str, AppSpec]
+) -> list[Problem]:
+    key = f"agents.roles.{name}"
+    problems = _raised(lambda: loader.role(name, role))
+    problems += _raised(lambda: sampling_fields(sampling, role.sampling, f"{key}.sampling"))
+    if role.prompt is not None:
+        problems += _raised(lambda: compile_template(role.prompt or "", f"{key}.prompt"))
+    if role.app is not None and role.app not in apps:
+        problems.append(Problem(f"{key}.app", role.app, "no such app", did_you_mean(role.app, list(apps) or ["null"])))
+    problems += [
+        Problem(f"{key}.tools", tool, "no such tool", did_you_mean(tool, list(agents.tools)))
+        for tool in role.tools
+        if tool not in agents.tools
+    ]
+    if role.is_actor and role.tools:
+        hint = "let a role that runs in the peers call them"
+        problems.append(Problem(f"{key}.tools", role.tools, "a role in processes of its own has no tools", hint))
+    return problems
+
+
+def check_in_flight(workload: WorkloadSpec) -> list[Problem]:
+    """Each peer has room for a row."""
+    if workload.max_in_flight is not None and workload.max_in_flight < workload.drivers:
+        message = f"is less than workload.drivers={workload.drivers}, and each needs one"
+        return [Problem("workload.max_in_flight", workload.max_in_flight, message, "fewer drivers")]
+    return []
+
+
+def _raised(function: Callable[[], Any]) -> list[Problem]:
+    try:
+        function()
+    except ConfigError as error:
+        return list(error.problems)
+    return []
