@@ -27,7 +27,7 @@ class BoundTools:
 
     __slots__ = ("_at", "_clock", "_flow", "_made", "_seat", "calls", "role")
 
-    def __init__(self, seat: Seat, flow: Flow, at: str, clock: Clock) -> None:
+    def __init__(self, seat: Seat, flow: Flow, at: int | str, clock: Clock) -> None:
         self.role = seat.name
         self._seat, self._flow, self._at, self._clock = seat, flow, at, clock
         self._made = 0

@@ -27,12 +27,12 @@ def to_turn(said: Any, role: str) -> Turn:
     Raises:
         TypeError: It is something else.
     """
-    if isinstance(said, Turn):
-        return said
-    if said is None:
-        return _SILENT
     if isinstance(said, str):
         return Turn(said)
+    if said is None:
+        return _SILENT
+    if isinstance(said, Turn):
+        return said
     if isinstance(said, Response):
         calls, reasoning = said.tool_calls, said.reasoning_content
         return Turn(

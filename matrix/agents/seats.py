@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from matrix.agents.load import Loader
+from matrix.agents.pulse import RoleCount
 from matrix.agents.role import Act, Role
 from matrix.agents.state import State
 from matrix.client.http import ModelClient
@@ -35,6 +36,7 @@ class Seat:
 
     Attributes:
         name: The role's name.
+        count: What it did.
         act: Takes a turn.
         release: Gives back what a row of it holds, when that is over; None: it holds nothing.
         client: Client of its app.
@@ -46,7 +48,7 @@ class Seat:
     """
 
     __slots__ = (
-        "_template", "act", "client", "fields", "model", "name", "release", "timeout_s", "tool_specs", "toolbox",
+        "_template", "act", "client", "count", "fields", "model", "name", "release", "timeout_s", "tool_specs", "toolbox",
     )  # fmt: skip
 
     def __init__(
@@ -55,13 +57,14 @@ class Seat:
         name: str,
         role: RoleSpec,
         *,
+        count: RoleCount,
         act: Act,
         release: Release | None,
         client: ModelClient,
         toolbox: Callables,
     ) -> None:
         self.name, self.client, self.toolbox = name, client, toolbox
-        self.act, self.release = act, release
+        self.count, self.act, self.release = count, act, release
         app = spec.all_apps()[role.app or spec.main_app]
         self.model = app.model.name
         self.fields = sampling_fields(spec.sampling, role.sampling, f"agents.roles.{name}.sampling")

@@ -113,7 +113,16 @@ class Team:
             if release is not None:
                 self._releases.append(release)
             client = self._clients[role.app or self._spec.main_app]
-            made[name] = Seat(self._spec, name, role, act=act, release=release, client=client, toolbox=self._toolbox)
+            made[name] = Seat(
+                self._spec,
+                name,
+                role,
+                count=self.counts[name],
+                act=act,
+                release=release,
+                client=client,
+                toolbox=self._toolbox,
+            )
         self.seats = [made[name] for name in self.route.places]
         self.steps = StepJournal(self._folder, self._writer)
         self.mark = Mark(self._folder, self._writer)

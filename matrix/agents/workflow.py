@@ -47,8 +47,8 @@ class Clock:
 
     __slots__ = ("_left", "_paused", "due", "late", "task")
 
-    def __init__(self, seconds: float | None) -> None:
-        self.task = asyncio.current_task()
+    def __init__(self, task: asyncio.Task[Any] | None, seconds: float | None = None) -> None:
+        self.task = task
         self.due = time.monotonic() + seconds if seconds is not None else _NEVER
         self.late = False
         self._left = 0.0
@@ -90,7 +90,7 @@ class Flow:
     """
 
     __slots__ = (
-        "_cost", "_replay", "_team", "_tokens", "affinity", "at", "began", "begun", "clock", "example", "held", "key",
+        "_cost", "_replay", "_team", "_tokens", "affinity", "at", "began", "begun", "example", "held", "key",
         "large", "leaving", "move", "state",
     )  # fmt: skip
 
@@ -123,12 +123,12 @@ class Flow:
             LeavingError: It goes on elsewhere.
             DataError: A step can't be written.
         """
-        self.clock = clock = Clock(self._team.limits.seconds)
-        if clock.due != _NEVER:
-            self._team.clocks.add(clock)
+        task = asyncio.current_task()
+        clock, turn_clock = Clock(task, self._team.limits.seconds), Clock(task)
+        self._team.clocks |= {clock, turn_clock}
         error = None
         try:
-            termination = await self._walk()
+            termination = await self._walk(turn_clock)
         except LimitReachedError as reached:
             termination = str(reached)
         except asyncio.CancelledError:
@@ -140,7 +140,7 @@ class Flow:
         except _RoleFailedError as failed:
             termination, error = "error", failed.error
         finally:
-            self._team.clocks.discard(clock)
+            self._team.clocks -= {clock, turn_clock}
         return self._row(termination, error)
 
     def give_up(self, why: str) -> AgentRow:
@@ -150,7 +150,7 @@ class Flow:
         }
         return self._row("error", RowError("died", why, self._team.max_attempts))
 
-    async def _walk(self) -> str:
+    async def _walk(self, clock: Clock) -> str:
         team, state = self._team, self.state
         route, limit = team.route, team.limits.turns
         move = route.begin(state) if self.move is None else self.move
@@ -165,7 +165,7 @@ class Flow:
                 raise LeavingError
             if len(to) == 1:
                 place = to[0]
-                turn = await self._turn(team.seats[place], state, str(state.turns))
+                turn = await self._turn(team.seats[place], state, state.turns, clock)
                 state.turns += 1
                 if self._tokens:
                     self._check_spent()
@@ -196,7 +196,7 @@ class Flow:
             async with asyncio.TaskGroup() as group:
                 turns = [
                     group.create_task(
-                        mark.running(self.key, self._turn(team.seats[place], own, f"{state.turns}-{number}"))
+                        mark.running(self.key, self._branch(team.seats[place], own, f"{state.turns}-{number}"))
                     )
                     for number, (place, own) in enumerate(zip(move.to, states, strict=True))
                 ]
@@ -231,19 +231,26 @@ class Flow:
         state.metrics.update(own.metrics)
         state.scores.update(own.scores)
 
-    async def _turn(self, seat: Seat, state: State, at: str) -> Turn:
+    async def _branch(self, seat: Seat, state: State, at: str) -> Turn:
+        """A turn beside others."""
+        clock = Clock(asyncio.current_task())
+        self._team.clocks.add(clock)
+        try:
+            return await self._turn(seat, state, at, clock)
+        finally:
+            self._team.clocks.discard(clock)
+
+    async def _turn(self, seat: Seat, state: State, at: int | str, clock: Clock) -> Turn:
         """One turn of a role; its entry goes into the state's history."""
-        team = self._team
-        count = team.counts[seat.name]
-        clock = Clock(seat.timeout_s)
+        count = seat.count
         tools = BoundTools(seat, self, at, clock)
         self.at = seat.name
         count.in_flight += 1
-        team.clocks.add(clock)
         began = time.monotonic()
+        clock.due = began + seat.timeout_s
         try:
             said = await seat.act(state, tools)
-            turn = to_turn(said, seat.name)
+            turn = said if said.__class__ is Turn else to_turn(said, seat.name)
         except (GateClosedError, LimitReachedError, _StepNotWrittenError):
             raise
         except asyncio.CancelledError as error:
@@ -257,7 +264,7 @@ class Flow:
                 state.history.append(Entry(seat.name, "", began - self.began, took_s, calls=tools.calls))
             raise _RoleFailedError(row_error(seat.name, error)) from error
         finally:
-            team.clocks.discard(clock)
+            clock.due = _NEVER
             count.in_flight -= 1
         took_s = time.monotonic() - began
         count.turns += 1
