@@ -43,6 +43,7 @@ usage: matrix run [overrides]     compose one experiment and run it (matrix run 
        matrix start_cluster       start a Ray cluster that stays, on Slurm or here, or add workers to it
        matrix remove_workers      take workers away from it
        matrix attach RUN          follow a run inside a cluster again
+       matrix show RUN            a run's conversations, on the terminal or as a page of HTML (matrix show --help)
        matrix status              head, workers, nodes, apps and their replicas, runs
        matrix check_health app=NAME
                                   ask an app something
@@ -61,6 +62,7 @@ _COMMANDS = {
     "start_cluster": "start",
     "remove_workers": "remove_workers",
     "attach": "attach",
+    "show": "show",
 }
 """Commands, and the modules in `matrix.commands` that they are in."""
 

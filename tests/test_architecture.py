@@ -16,7 +16,7 @@ LAYERS = (
     {"errors"},
     {"spec", "wire"},
     {"client", "data", "sandbox"},
-    {"serving"},
+    {"serving", "show"},
     {"cluster", "apps", "models", "pipelines", "agents", "tracking", "jobs"},
     {"check"},
     {"run", "compose", "api"},

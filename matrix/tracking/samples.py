@@ -1,82 +1,74 @@
-"""Which rows a person gets to read, and what of them."""
+"""What people get to read of the rows that are sampled, in a table."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Mapping
-from hashlib import blake2b
+from collections.abc import Iterable
 from typing import Any
 
-from matrix.data.rows import Row, RowKey
+from matrix.data.rows import AgentRow, Row
+from matrix.show.text import plain_text
+from matrix.show.view import prompt_of
 
 MAX_CHARS = 4000
 """Longest text in a cell."""
 
 
-class Samples:
-    """A uniform sample of the rows that it is shown.
-
-    It keeps the rows whose keys have the smallest hashes ("bottom-k"). So it doesn't matter in which order rows finish
-    (the first N would be the ones with the shortest answers), and all jobs of a sweep show the same rows, ready to be
-    compared side by side.
-
-    Args:
-        size: Rows to keep.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._ranks: list[tuple[int, RowKey]] = []
-        self._rows: dict[RowKey, Row] = {}
-
-    def add(self, row: Row) -> None:
-        """Keep the row if it belongs to the sample; a key that is kept already gets the newer row."""
-        if row.key in self._rows:
-            self._rows[row.key] = row
-            return
-        heapq.heappush(self._ranks, (-_hash(row.key), row.key))
-        self._rows[row.key] = row
-        if len(self._ranks) > self._size:
-            _, largest = heapq.heappop(self._ranks)
-            del self._rows[largest]
-
-    def rows(self) -> list[Row]:
-        """The sample in the order of the input."""
-        return sorted(self._rows.values(), key=lambda row: (row.index, row.trial))
-
-
 def tabulate(rows: list[Row]) -> tuple[list[str], list[list[Any]]]:
     """Lay rows out as a table: columns, and a list of cells per row.
 
-    Of several answers to a request the first one is shown, with its own scores.
+    A team's rows are shown as conversations. Of several answers to a request the first one is shown, with its own
+    scores.
     """
-    labels = sorted({label for row in rows for label in row.scores})
+    labels = _names(row.scores for row in rows)
+    if teams := [row for row in rows if isinstance(row, AgentRow)]:
+        return _of_teams(teams, labels)
     columns = ["id", "trial", "status", "prompt", "text", *(f"scores/{label}" for label in labels), "error"]
     return columns, [
         [
             row.id,
             row.trial,
             row.status,
-            _cut(_prompt(row.request)),
+            _cut(prompt_of(row.request)),
             _cut(row.response.text[0]) if row.response else None,
-            *(row.scores[label].values[0] if label in row.scores else None for label in labels),
-            _cut(f"{row.error.type}: {row.error.message}") if row.error else None,
+            *_scores(row, labels),
+            _error(row),
         ]
         for row in rows
     ]
 
 
-def _hash(key: RowKey) -> int:
-    return int.from_bytes(blake2b(f"{key.trial} {key.index}".encode(), digest_size=8).digest(), "big")
+def _of_teams(rows: list[AgentRow], labels: list[str]) -> tuple[list[str], list[list[Any]]]:
+    metrics = _names(row.metrics for row in rows)
+    columns = ["id", "trial", "status", "termination", "turns", "conversation"]
+    columns += [*(f"metrics/{name}" for name in metrics), *(f"scores/{label}" for label in labels)]
+    return [*columns, "tokens", "took_s", "error"], [
+        [
+            row.id,
+            row.trial,
+            row.status,
+            row.termination,
+            len(row.history),
+            _cut(plain_text(row)),
+            *(row.metrics.get(name) for name in metrics),
+            *_scores(row, labels),
+            row.tokens.get("prompt_tokens", 0) + row.tokens.get("completion_tokens", 0),
+            row.took_s,
+            _error(row),
+        ]
+        for row in rows
+    ]
 
 
-def _prompt(request: Mapping[str, Any]) -> str:
-    """Content of the last user message; its text parts where it has several; empty if there is none."""
-    users = [message["content"] for message in request.get("messages", []) if message["role"] == "user"]
-    content = users[-1] if users else ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(part["text"] for part in content if part["type"] == "text")
+def _names(of_rows: Iterable[Iterable[str]]) -> list[str]:
+    return sorted({name for names in of_rows for name in names})
+
+
+def _scores(row: Row, labels: list[str]) -> list[float | None]:
+    return [row.scores[label].values[0] if label in row.scores else None for label in labels]
+
+
+def _error(row: Row) -> str | None:
+    return _cut(f"{row.error.type}: {row.error.message}") if row.error else None
 
 
 def _cut(text: str) -> str:

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from matrix import __version__
 from matrix.data.rows import Row
+from matrix.data.sampling import Samples
 from matrix.errors import ConfigError, MatrixError, Problem
 from matrix.spec.redact import redact_arguments
 from matrix.spec.tracker import WandbTracker as WandbSpec
-from matrix.tracking.samples import Samples, tabulate
 from matrix.tracking.tracker import JobInfo
 
 Mode = Literal["online", "offline", "disabled"]
@@ -134,6 +134,9 @@ class WandbTracker:
             )
 
     def _log_samples(self, run: Any) -> None:
+        # Loaded here, since a check of the config, which comes through this module, has to be quick.
+        from matrix.tracking.samples import tabulate
+
         if rows := self._samples.rows():
             columns, data = tabulate(rows)
             run.log({X_AXIS: self._step, "samples": _load().Table(columns=columns, data=data)})

@@ -1,45 +1,9 @@
 from __future__ import annotations
 
-import random
-
 from matrix.data.rows import Row
-from matrix.tracking.samples import MAX_CHARS, Samples, tabulate
+from matrix.tracking.samples import MAX_CHARS, tabulate
+from tests.show.conversations import broken, talk
 from tests.tracking.tracked_rows import bad_row, good_row
-
-
-def _sample(size: int, rows: list[Row]) -> list[Row]:
-    samples = Samples(size)
-    for row in rows:
-        samples.add(row)
-    return samples.rows()
-
-
-def test_the_sample_does_not_depend_on_the_order_in_which_rows_finish() -> None:
-    rows = [good_row(number) for number in range(500)]
-    shuffled = random.Random(0).sample(rows, len(rows))
-    assert _sample(20, rows) == _sample(20, shuffled)
-
-
-def test_the_sample_is_uniform_over_the_input() -> None:
-    kept = [row.index for row in _sample(1000, [good_row(number) for number in range(10_000)])]
-    assert len(kept) == 1000
-    assert kept == sorted(kept)
-    tenths = [sum(tenth * 1000 <= index < (tenth + 1) * 1000 for index in kept) for tenth in range(10)]
-    assert all(60 <= count <= 140 for count in tenths), tenths  # 100 expected, standard deviation 9.
-
-
-def test_fewer_rows_than_the_size_are_all_kept_and_size_zero_keeps_none() -> None:
-    rows = [good_row(0), bad_row(1)]
-    assert _sample(5, rows) == rows
-    assert _sample(0, rows) == []
-
-
-def test_trials_of_one_row_are_rows_of_their_own_and_a_repeated_key_is_replaced() -> None:
-    rows = _sample(5, [good_row(0, "old"), good_row(0, "other trial", trial=1), good_row(0, "new")])
-    assert [(row.trial, row.response.text[0] if row.response else "") for row in rows] == [
-        (0, "new"),
-        (1, "other trial"),
-    ]
 
 
 def test_the_table_has_the_columns_of_every_scorer_and_gaps_where_a_row_has_nothing() -> None:
@@ -66,3 +30,27 @@ def test_the_prompt_is_the_last_user_message_and_only_its_text() -> None:
     ]
     _, data = tabulate([Row("a", 0, 0, "ok", {"messages": messages}), Row("b", 1, 0, "error", {})])
     assert [cells[3] for cells in data] == ["What is this?", ""]
+
+
+def test_a_team_s_rows_are_conversations_with_their_figures() -> None:
+    right, failed = talk(0, said="It is Paris."), broken(1, trial=2)
+    failed.metrics = {"asked": 1.0}
+    columns, data = tabulate([right, failed])
+    assert columns == [
+        *("id", "trial", "status", "termination", "turns", "conversation"),
+        *("metrics/asked", "metrics/persuaded", "metrics/rounds", "scores/math", "tokens", "took_s", "error"),
+    ]
+    assert [cells[:5] for cells in data] == [["q0", 0, "ok", "agreement", 3], ["q1", 2, "error", "error", 1]]
+    assert [cells[6:] for cells in data] == [
+        [None, 0.25, 2.0, 1.0, 480, 3.8, None],
+        [1.0, None, None, None, 10, 0.5, "exception: student: KeyError: 'answer'"],
+    ]
+    assert data[0][5].startswith("[task]\nquestion: What is the capital of country 0?")
+    assert "[teacher]" in data[0][5]
+    assert "It is Paris." in data[0][5]
+
+
+def test_long_conversations_are_cut() -> None:
+    _, [cells] = tabulate([talk(0, said="x" * 2 * MAX_CHARS)])
+    assert len(cells[5]) < MAX_CHARS + 40
+    assert cells[5].endswith(" characters more)")

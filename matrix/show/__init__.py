@@ -1,0 +1,1 @@
+"""Conversations of a run, for people to read: on the terminal, as a page of HTML, as a table's cell."""
