@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matrix.agents.seats import Seat
     from matrix.agents.workflow import Clock, Flow
 
+SHOWN_CHARS = 2000
+"""Of a tool's result, in the history."""
 ONCE = "once:"
 """Before the name of a step of `once` in the journal."""
 
@@ -81,7 +83,7 @@ class BoundTools:
         given = arguments if isinstance(arguments, str) else dict(arguments)
         result: str = await self._step(name, [name, given], lambda: self._seat.toolbox.call(name, given))
         if result.startswith("error: "):
-            self.calls[-1].error = result.removeprefix("error: ")
+            self.calls[-1].error, self.calls[-1].result = result.removeprefix("error: "), None
         return result
 
     async def answer(self, tool_call: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class BoundTools:
         shown = name.removeprefix(ONCE)
         done = self._flow.replayed(at, digest)
         if done is not None:
-            self.calls.append(Call(shown, 0.0, replayed=True))
+            self.calls.append(Call(shown, 0.0, replayed=True, result=_begin(done.result)))
             return done.result
         began = time.monotonic()
         try:
@@ -125,7 +127,7 @@ class BoundTools:
             self.calls.append(Call(shown, took_s, error=f"{type(error).__name__}: {error}"))
             raise
         self._flow.journal(Step(at, name, digest, result))
-        self.calls.append(Call(shown, time.monotonic() - began))
+        self.calls.append(Call(shown, time.monotonic() - began, result=_begin(result)))
         return result
 
     def _next(self) -> str:
@@ -136,6 +138,11 @@ class BoundTools:
         usage = {key: value for key, value in response.usage.items() if value is not None}
         self.calls.append(Call(name, took_s, usage, response.endpoint, response.attempts, replayed))
         self._flow.spent(usage)
+
+
+def _begin(result: Any) -> str:
+    text = result if isinstance(result, str) else orjson.dumps(result, str, orjson.OPT_NON_STR_KEYS).decode()
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
 
 
 def _digest(asked: Any) -> str:

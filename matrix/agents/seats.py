@@ -48,7 +48,8 @@ class Seat:
     """
 
     __slots__ = (
-        "_template", "act", "client", "count", "fields", "model", "name", "release", "timeout_s", "tool_specs", "toolbox",
+        "_template", "act", "client", "count", "fields", "model", "name", "release", "timeout_s", "tool_specs",
+        "toolbox",
     )  # fmt: skip
 
     def __init__(

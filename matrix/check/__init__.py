@@ -10,17 +10,16 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from matrix.check.agents import check_agents, check_in_flight, check_work
 from matrix.check.engines import check_app_names, check_engine
 from matrix.check.fit import check_fit, check_room
 from matrix.check.problems import type_problem, union_member
 from matrix.check.resources import check_resources
-from matrix.check.sections import check_cluster, check_data, check_pipeline, check_workload
+from matrix.check.sections import check_cluster, check_data, check_pipeline, check_work, check_workload
 from matrix.check.slurm import check_slurm
 from matrix.cluster.join import grown, joined
 from matrix.cluster.resolve import resolved
 from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
-from matrix.spec import AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec, SlurmCluster
+from matrix.spec import AgentsSpec, AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec, SamplingSpec, SlurmCluster
 from matrix.tracking.tracker import check_tracker
 
 __all__ = ["check"]
@@ -92,6 +91,15 @@ def _apps_fit(cluster: ClusterSpec, apps: dict[str, AppSpec]) -> list[Problem]:
     return [found for name, app in apps.items() for found in check_fit(f"apps.{name}.", cluster, app.engine, app.model)]
 
 
+def _agents(agents: AgentsSpec | None, sampling: SamplingSpec, apps: dict[str, AppSpec]) -> list[Problem]:
+    if agents is None:
+        return []
+    # Loads the runtime of teams.
+    from matrix.check.agents import check_agents
+
+    return check_agents(agents, sampling, apps)
+
+
 _RULES: tuple[tuple[tuple[str, ...], Callable[..., list[Problem]]], ...] = (
     (("dataset",), check_data),
     (("engine", "model"), _engine),
@@ -105,7 +113,6 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., list[Problem]]], ...] = (
     (("workload", "model", "engine"), check_workload),
     (("pipeline", "agents"), check_work),
     (("pipeline",), check_pipeline),
-    (("agents", "sampling", "apps"), check_agents),
-    (("workload",), check_in_flight),
+    (("agents", "sampling", "apps"), _agents),
     (("tracker",), check_tracker),
 )

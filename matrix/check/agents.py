@@ -14,24 +14,12 @@ from matrix.agents.toolbox import Toolbox
 from matrix.check.problems import is_installed, not_installed
 from matrix.errors import ConfigError, Problem, did_you_mean
 from matrix.pipelines.prompt import compile_template
-from matrix.spec import AgentsSpec, AppSpec, GenerateSpec, SamplingSpec, WorkloadSpec
+from matrix.spec import AgentsSpec, AppSpec, SamplingSpec
 from matrix.spec.agents import RoleSpec
 
 
-def check_work(pipeline: GenerateSpec | None, agents: AgentsSpec | None) -> list[Problem]:
-    """There is something to do with a row, and one thing only."""
-    if pipeline is not None and agents is not None:
-        message = f"stands beside agents={agents.name}, and only one of them can work through the rows"
-        return [Problem("pipeline", pipeline.name, message, "pipeline=null, or leave agents out")]
-    if pipeline is None and agents is None:
-        return [Problem("pipeline", None, "nothing is to be done with the rows", "pipeline=NAME or agents=NAME")]
-    return []
-
-
-def check_agents(agents: AgentsSpec | None, sampling: SamplingSpec, apps: dict[str, AppSpec]) -> list[Problem]:
+def check_agents(agents: AgentsSpec, sampling: SamplingSpec, apps: dict[str, AppSpec]) -> list[Problem]:
     """The team is whole: topology, code, options, prompts, apps, tools."""
-    if agents is None:
-        return []
     if agents.file is not None and not Path(agents.file).expanduser().is_file():
         return [Problem("agents.file", agents.file, "no such file", "a Python file with the team's roles")]
     if agents.graph is not None and not is_installed("langgraph"):
@@ -70,14 +58,6 @@ def _check_role(
         hint = "let a role that runs in the peers call them"
         problems.append(Problem(f"{key}.tools", role.tools, "a role in processes of its own has no tools", hint))
     return problems
-
-
-def check_in_flight(workload: WorkloadSpec) -> list[Problem]:
-    """Each peer has room for a row."""
-    if workload.max_in_flight is not None and workload.max_in_flight < workload.drivers:
-        message = f"is less than workload.drivers={workload.drivers}, and each needs one"
-        return [Problem("workload.max_in_flight", workload.max_in_flight, message, "fewer drivers")]
-    return []
 
 
 def _raised(function: Callable[[], Any]) -> list[Problem]:

@@ -8,7 +8,16 @@ from matrix.check.problems import is_installed, not_installed
 from matrix.data.sources import check_dataset
 from matrix.errors import ConfigError, Problem
 from matrix.pipelines.prompt import compile_prompt, compile_template
-from matrix.spec import AttachCluster, ClusterSpec, DatasetSpec, EngineSpec, GenerateSpec, ModelSpec, WorkloadSpec
+from matrix.spec import (
+    AgentsSpec,
+    AttachCluster,
+    ClusterSpec,
+    DatasetSpec,
+    EngineSpec,
+    GenerateSpec,
+    ModelSpec,
+    WorkloadSpec,
+)
 
 
 def check_data(dataset: DatasetSpec) -> list[Problem]:
@@ -39,6 +48,9 @@ def check_workload(workload: WorkloadSpec, model: ModelSpec, engine: EngineSpec)
     if workload.concurrency.max < workload.drivers:
         message = f"is less than workload.drivers={workload.drivers}, and each needs one"
         problems.append(Problem("workload.concurrency.max", workload.concurrency.max, message, "fewer drivers"))
+    if workload.max_in_flight is not None and workload.max_in_flight < workload.drivers:
+        message = f"is less than workload.drivers={workload.drivers}, and each needs one"
+        problems.append(Problem("workload.max_in_flight", workload.max_in_flight, message, "fewer drivers"))
     if workload.drivers > 1 and not is_installed("ray"):
         problems.append(
             not_installed("workload.drivers", workload.drivers, "Ray", "matrix-llm[vllm]", "workload.drivers=1")
@@ -61,3 +73,13 @@ def check_pipeline(pipeline: GenerateSpec | None) -> list[Problem]:
         except ConfigError as error:
             problems += error.problems
     return problems
+
+
+def check_work(pipeline: GenerateSpec | None, agents: AgentsSpec | None) -> list[Problem]:
+    """There is something to do with a row, and one thing only."""
+    if pipeline is not None and agents is not None:
+        message = f"stands beside agents={agents.name}, and only one of them can work through the rows"
+        return [Problem("pipeline", pipeline.name, message, "pipeline=null, or leave agents out")]
+    if pipeline is None and agents is None:
+        return [Problem("pipeline", None, "nothing is to be done with the rows", "pipeline=NAME or agents=NAME")]
+    return []

@@ -133,6 +133,7 @@ class Call:
         attempts: Tries it took.
         replayed: It was read from the journal of steps: an earlier attempt at the row had made it.
         error: What came of it instead of a result; None if it went well.
+        result: Of a tool: the begin of what it gave. None for a model, whose answer is the turn's.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Call:
     attempts: int = 1
     replayed: bool = False
     error: str | None = None
+    result: str | None = None
 
 
 @dataclass(slots=True)
