@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO, Any
 
 import orjson
@@ -14,13 +15,16 @@ _ROW_GROUP_BYTES = 8 << 20
 
 _JSON_OF_RESPONSE = ("usage", "tool_calls", "logprobs", "prompt_logprobs", "embeddings")
 
+_JSON_OF_ENTRY = ("data", "tool_calls", "calls")
+
 
 def write_parquet(lines: Iterator[bytes], file: IO[bytes]) -> int:
     """Write lines of a journal as a table; returns how many there were.
 
     `request` and, in `response`, `usage`, `tool_calls`, `logprobs`, `prompt_logprobs` and `embeddings` (numbers or
     base64) are JSON text. `response` and `error` are structs. `scores` is a list of structs with the field `scorer`
-    instead of an object by scorer, whose type would depend on the run.
+    instead of an object by scorer, whose type would depend on the run. Rows of a team have its fields, too: `history` is
+    a list of structs, with `data`, `tool_calls` and `calls` as JSON text, and so are `metrics` and `tokens`.
 
     Raises:
         DataError: pyarrow isn't installed, or a line is no row.
@@ -30,11 +34,12 @@ def write_parquet(lines: Iterator[bytes], file: IO[bytes]) -> int:
         from pyarrow import parquet
     except ImportError as error:
         raise DataError("rows as .parquet need pyarrow: pip install 'matrix-llm[hub]'") from error
-    schema = row_schema()
+    first = next(lines, b"")
+    schema = row_schema(team=bool(first) and "history" in orjson.loads(first))
     count = 0
     try:
         with parquet.ParquetWriter(file, schema, compression="zstd") as table:
-            for group in _groups(lines):
+            for group in _groups(chain([first] if first else [], lines)):
                 table.write_batch(pa.RecordBatch.from_pylist(list(map(_columns, group)), schema))
                 count += len(group)
     except (ValueError, TypeError, LookupError, AttributeError, pa.lib.ArrowException) as error:
@@ -42,8 +47,8 @@ def write_parquet(lines: Iterator[bytes], file: IO[bytes]) -> int:
     return count
 
 
-def row_schema() -> Any:
-    """The columns, as a `pyarrow.Schema`."""
+def row_schema(*, team: bool = False) -> Any:
+    """The columns, as a `pyarrow.Schema`: of a pipeline's rows, or of a team's."""
     import pyarrow as pa
 
     texts = pa.list_(pa.string())
@@ -60,8 +65,25 @@ def row_schema() -> Any:
         "prompt_logprobs": pa.string(),
         "embeddings": pa.string(),
     }
-    error = {"type": pa.string(), "message": pa.string(), "attempts": pa.int32()}
+    error = {"type": pa.string(), "message": pa.string(), "attempts": pa.int32(), "traceback": pa.string()}
     score = {"scorer": pa.string(), "values": pa.list_(pa.float64()), "answers": texts}
+    entry = {
+        "agent": pa.string(),
+        "text": pa.string(),
+        "at_s": pa.float64(),
+        "took_s": pa.float64(),
+        "data": pa.string(),
+        "tool_calls": pa.string(),
+        "reasoning": pa.string(),
+        "calls": pa.string(),
+    }
+    workflow = {
+        "history": pa.list_(pa.struct(entry)),
+        "termination": pa.string(),
+        "metrics": pa.string(),
+        "tokens": pa.string(),
+        "took_s": pa.float64(),
+    }
     return pa.schema(
         {
             "id": pa.string(),
@@ -72,6 +94,7 @@ def row_schema() -> Any:
             "response": pa.struct(response),
             "error": pa.struct(error),
             "scores": pa.list_(pa.struct(score)),
+            **(workflow if team else {}),
         }
     )
 
@@ -96,6 +119,10 @@ def _columns(line: bytes) -> dict[str, Any]:
     if row["response"] is not None:
         row["response"] |= {name: _text(row["response"].get(name)) for name in _JSON_OF_RESPONSE}
     row["scores"] = [{"scorer": label, **score} for label, score in row["scores"].items()]
+    if "history" in row:
+        for entry in row["history"]:
+            entry |= {name: _text(entry[name]) for name in _JSON_OF_ENTRY}
+        row |= {name: _text(row[name]) for name in ("metrics", "tokens")}
     return row
 
 

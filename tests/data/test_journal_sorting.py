@@ -14,7 +14,7 @@ import pytest
 from matrix.data import sorting
 from matrix.data.parts import decode_row, done_keys
 from matrix.data.row_table import row_schema
-from matrix.data.rows import Response, Row, RowError, Score
+from matrix.data.rows import AgentRow, Call, Entry, Response, Row, RowError, Score
 from matrix.data.sorting import read_rows, write_sorted
 from matrix.errors import DataError
 from tests.data.journal_rows import FAILED, OK, failed, row, write, write_all
@@ -159,6 +159,29 @@ def test_parquet_has_every_field_of_a_row() -> None:
     assert [field.name for field in schema.field("response").type] == names(Response)
     assert [field.name for field in schema.field("error").type] == names(RowError)
     assert [field.name for field in schema.field("scores").type.value_type] == ["scorer", *names(Score)]
+    team = row_schema(team=True)
+    assert team.names == names(AgentRow)
+    assert [field.name for field in team.field("history").type.value_type] == names(Entry)
+
+
+def test_parquet_of_a_team(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    call = Call("llm", 0.5, {"prompt_tokens": 3}, "http://a/v1")
+    entry = Entry("critic", "No.", 0.0, 0.5, {"verdict": False}, calls=[call])
+    error = RowError("KeyError", "critic: 'x'", 1, "Traceback ...")
+    rows = [
+        AgentRow("a", 0, 0, "ok", {"task": {"q": 1}}, history=[entry], termination="end", metrics={"agreed": 1.0}),
+        AgentRow("b", 1, 0, "error", {"task": {"q": 2}}, error=error, termination="error", tokens={"prompt_tokens": 3}),
+    ]
+    write_all(tmp_path / "rows", rows)
+    assert write_sorted(tmp_path / "rows", tmp_path / "rows.parquet") == 2
+    first, second = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert first["history"][0]["agent"] == "critic"
+    assert json.loads(first["history"][0]["data"]) == {"verdict": False}
+    assert json.loads(first["history"][0]["calls"])[0]["usage"] == {"prompt_tokens": 3}
+    assert json.loads(first["metrics"]) == {"agreed": 1.0}
+    assert (second["termination"], second["error"]["traceback"]) == ("error", "Traceback ...")
 
 
 def test_parquet_comes_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

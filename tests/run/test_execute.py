@@ -180,7 +180,7 @@ def test_kill_9_and_resume_give_every_row_once(tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_run_dir_are_refused(tmp_path: Path) -> None:
-    with FakeEngine.in_thread(latency_s=1) as engine:
+    with FakeEngine.in_thread(latency_s=4) as engine:
         arguments = (*against(engine.url), "run.dir=here")
         first = subprocess.Popen(
             command(*arguments), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE
