@@ -23,8 +23,8 @@ def write_parquet(lines: Iterator[bytes], file: IO[bytes]) -> int:
 
     `request` and, in `response`, `usage`, `tool_calls`, `logprobs`, `prompt_logprobs` and `embeddings` (numbers or
     base64) are JSON text. `response` and `error` are structs. `scores` is a list of structs with the field `scorer`
-    instead of an object by scorer, whose type would depend on the run. Rows of a team have its fields, too: `history` is
-    a list of structs, with `data`, `tool_calls` and `calls` as JSON text, and so are `metrics` and `tokens`.
+    instead of an object by scorer, whose type would depend on the run. Rows of a team have their fields, too: `history`
+    is a list of structs, with `data`, `tool_calls` and `calls` as JSON text, and so are `metrics` and `tokens`.
 
     Raises:
         DataError: pyarrow isn't installed, or a line is no row.

@@ -146,7 +146,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert ok["scores"] == [{"scorer": "number", "values": [1.0, 0.0], "answers": ["4", None]}]
     assert ok["error"] is None
     assert error["response"] is None
-    assert error["error"] == {"type": "http_400", "message": "too long", "attempts": 1}
+    assert error["error"] == {"type": "http_400", "message": "too long", "attempts": 1, "traceback": None}
     assert error["scores"] == []
 
 
