@@ -77,11 +77,12 @@ class BoundTools:
 
     async def call(self, name: str, arguments: Mapping[str, Any] | str) -> str:
         """As the protocol has it."""
-        names = {spec["function"]["name"] for spec in self._seat.tool_specs}
+        seat = self._seat
+        names = {spec["function"]["name"] for spec in seat.tool_specs}
         if name not in names:
             return f"error: there is no tool {name!r}; there are: {', '.join(sorted(names)) or 'none'}"
         given = arguments if isinstance(arguments, str) else dict(arguments)
-        result: str = await self._step(name, [name, given], lambda: self._seat.toolbox.call(name, given))
+        result: str = await self._step(name, [name, given], lambda: seat.toolbox.call(name, given, seat.tools))
         if result.startswith("error: "):
             self.calls[-1].error, self.calls[-1].result = result.removeprefix("error: "), None
         return result

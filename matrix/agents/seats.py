@@ -27,8 +27,8 @@ class Callables(Protocol):
     def specs(self, names: list[str]) -> list[dict[str, Any]]:
         """As OpenAI defines them."""
 
-    async def call(self, name: str, arguments: Mapping[str, Any] | str) -> str:
-        """Call one."""
+    async def call(self, name: str, arguments: Mapping[str, Any] | str, names: list[str]) -> str:
+        """Call one of these."""
 
 
 class Seat:
@@ -42,14 +42,15 @@ class Seat:
         client: Client of its app.
         model: What that app calls its model.
         fields: Of its requests: sampling of the run and its own.
-        tool_specs: Its tools as OpenAI defines them.
+        tools: Its tools, by their names in `agents.tools`.
+        tool_specs: The same as OpenAI defines them.
         toolbox: Where they are called.
         timeout_s: Seconds that a turn may take.
     """
 
     __slots__ = (
         "_template", "act", "client", "count", "fields", "model", "name", "release", "timeout_s", "tool_specs",
-        "toolbox",
+        "toolbox", "tools",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +70,7 @@ class Seat:
         app = spec.all_apps()[role.app or spec.main_app]
         self.model = app.model.name
         self.fields = sampling_fields(spec.sampling, role.sampling, f"agents.roles.{name}.sampling")
-        self.tool_specs = toolbox.specs(role.tools)
+        self.tools, self.tool_specs = role.tools, toolbox.specs(role.tools)
         self.timeout_s = role.timeout_s
         self._template = compile_template(role.prompt, f"agents.roles.{name}.prompt") if role.prompt else None
 
