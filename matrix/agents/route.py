@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from matrix.agents.load import Loader
@@ -40,11 +40,11 @@ class Route(Protocol):
 
     places: list[str]
 
-    def begin(self, state: State) -> Move:
-        """The first move."""
+    def begin(self, state: State) -> Move | Awaitable[Move]:
+        """The first move; to be awaited where a graph's path function is async."""
 
-    def after(self, place: int, turn: Turn, state: State) -> Move:
-        """The move after a turn.
+    def after(self, place: int, turn: Turn, state: State) -> Move | Awaitable[Move]:
+        """The move after a turn; likewise.
 
         Raises:
             RouteError: The turn asks for one that isn't allowed.
@@ -248,4 +248,5 @@ def compile_route(spec: AgentsSpec, loader: Loader) -> Route:
         return EdgesRoute(spec)
     from matrix.agents.langgraph import GraphRoute
 
-    return GraphRoute(loader.find(spec.graph or "", "agents.graph"), list(spec.named))
+    use = spec.graph or ""
+    return GraphRoute(loader.find(use, "agents.graph"), list(spec.named), use)

@@ -153,7 +153,7 @@ class Flow:
     async def _walk(self, clock: Clock) -> str:
         team, state = self._team, self.state
         route, limit = team.route, team.limits.turns
-        move = route.begin(state) if self.move is None else self.move
+        move = await self._begun() if self.move is None else self.move
         while True:
             to = move.to
             if not to:
@@ -170,9 +170,8 @@ class Flow:
                 if self._tokens:
                     self._check_spent()
                 try:
-                    move = route.after(place, turn, state)
-                    if move.__class__ is not Move:
-                        move = await move  # type: ignore[misc]
+                    after = route.after(place, turn, state)
+                    move = after if isinstance(after, Move) else await after
                 except RouteError as error:
                     raise _RoleFailedError(RowError("route", str(error), 0)) from error
                 if turn.end is not None:
@@ -180,6 +179,13 @@ class Flow:
             else:
                 move = await self._fan_out(move)
                 self._check_spent()
+
+    async def _begun(self) -> Move:
+        try:
+            move = self._team.route.begin(self.state)
+            return move if isinstance(move, Move) else await move
+        except RouteError as error:
+            raise _RoleFailedError(RowError("route", str(error), 0)) from error
 
     async def _fan_out(self, move: Move) -> Move:
         """Turns of several roles at the same time, each with a view of its own; what they add comes in their order."""
