@@ -19,7 +19,8 @@ llama-cpp-python; sys_platform == 'never'
 EOF
 {
     echo "# Exact versions for 'make setup' (pip install --no-deps -r requirements.lock). Written by scripts/lock.sh."
-    "$tool/venv/bin/uv" pip compile -q pyproject.toml --extra cpu --extra gateways --extra slurm --extra wandb --extra dev \
+    "$tool/venv/bin/uv" pip compile -q pyproject.toml --extra cpu --extra gateways --extra slurm --extra wandb --extra agents \
+        --extra langgraph --extra dev \
         --override "$tool/overrides.txt" --universal --python-version 3.11 \
         --no-annotate --no-header --no-emit-index-url |
         grep -vE "^(nvidia-|cuda-|triton==|matrix-llm)|sys_platform == '(never|win32)'"
