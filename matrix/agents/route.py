@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from matrix.agents.load import Loader
 from matrix.agents.state import State, Turn
-from matrix.errors import Problem, did_you_mean
+from matrix.errors import DataError, Problem, did_you_mean
 from matrix.pipelines.prompt import compile_condition
 from matrix.spec.agents import END, AgentsSpec
 
@@ -117,15 +117,19 @@ class EdgesRoute:
         if len(ways) == 1 and ways[0].holds is None:
             return ways[0].move
         seen = view(state)
-        for way in ways:
-            if way.holds is None or way.holds(seen):
-                return way.move
+        try:
+            for way in ways:
+                if way.holds is None or way.holds(seen):
+                    return way.move
+        except DataError as error:
+            raise RouteError(str(error)) from error
         raise RouteError(f"after {self.places[place]} no edge's condition holds; give a last edge without one")
 
     def _handed_over(self, place: int, ways: list[_Way], to: Any) -> Move:
-        names = (to,) if isinstance(to, str) else tuple(to)
+        names = tuple(to) if isinstance(to, list | tuple) else (to,)
+        are_names = names and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
         for way in ways:
-            if names and way.targets.issuperset(names):
+            if are_names and way.targets.issuperset(names):
                 return way.move if len(names) == len(way.targets) else self._part(names, way.move.join)
         wanted = " and ".join(map(str, names)) or "nobody"
         raise RouteError(f"{self.places[place]} hands over to {wanted}, and agents.edges has no edge for that")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 _MISSING = object()
+_VALUES_DO = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+"""What an expression raises that doesn't fit a value, beside Jinja's own errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Template:
 
         try:
             return self.compiled.render({**example.columns, "row": example.columns})
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        except (jinja2.TemplateError, *_VALUES_DO) as error:
             columns = names(example.columns)
             raise DataError(f"{self.key}: {error} (row {example.id!r} has the columns {columns})") from error
 
@@ -222,11 +224,14 @@ def shortened(text: str, limit: int = 80) -> str:
 
 
 def compile_condition(source: str, key: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Compiles a Jinja expression; names that aren't there are false in it.
+    """Compiles a Jinja expression; names that aren't there are false in it, and can't be compared.
 
     Args:
         source: The expression, such as `scratch.agreed and turns > 2`.
         key: Config key that it was read from.
+
+    Returns:
+        What tells whether it holds. It raises a DataError where the expression fails on what it sees.
 
     Raises:
         ConfigError: It has a syntax error.
@@ -238,4 +243,11 @@ def compile_condition(source: str, key: str) -> Callable[[Mapping[str, Any]], bo
         expression = jinja2.sandbox.ImmutableSandboxedEnvironment().compile_expression(source)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError([Problem(key, shortened(source), f"not a Jinja expression: {error.message}")]) from error
-    return lambda seen: bool(expression(**seen))
+
+    def holds(seen: Mapping[str, Any]) -> bool:
+        try:
+            return bool(expression(**seen))
+        except (jinja2.TemplateError, *_VALUES_DO) as error:
+            raise DataError(f"{key}: {error} (in {shortened(source)})") from error
+
+    return holds
