@@ -17,13 +17,14 @@ class Move(NamedTuple):
 
     Attributes:
         to: Places; several are taken at the same time, none is the end.
-        join: The place after several; None: the end.
+        join: The place after them, or `TO_END`; None: they are no branches, so that it is their own business.
     """
 
     to: tuple[int, ...]
     join: int | None = None
 
 
+TO_END = -1
 FINISH = Move(())
 
 
@@ -130,16 +131,18 @@ class EdgesRoute:
         are_names = names and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
         for way in ways:
             if are_names and way.targets.issuperset(names):
-                return way.move if len(names) == len(way.targets) else self._part(names, way.move.join)
+                return way.move if len(names) == len(way.targets) else Move(self._to(names), way.move.join)
         wanted = " and ".join(map(str, names)) or "nobody"
         raise RouteError(f"{self.places[place]} hands over to {wanted}, and agents.edges has no edge for that")
 
-    def _part(self, names: tuple[str, ...], join: int | None) -> Move:
-        return Move(tuple(self._number[name] for name in names), join)
-
     def _move(self, targets: Iterable[str], join: str | None) -> Move:
-        to = tuple(self._number[name] for name in targets if name != END)
-        return Move(to, self._number[join] if join is not None and join != END else None)
+        return Move(self._to(targets), self._place(join))
+
+    def _to(self, names: Iterable[str]) -> tuple[int, ...]:
+        return tuple(self._number[name] for name in names if name != END)
+
+    def _place(self, join: str | None) -> int | None:
+        return self._number.get(join, TO_END) if join is not None else None
 
 
 def view(state: State) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from matrix.agents.calls import ONCE, BoundTools
-from matrix.agents.route import FINISH, Move, RouteError
+from matrix.agents.route import FINISH, TO_END, Move, RouteError
 from matrix.agents.said import row_error, to_turn
 from matrix.agents.state import State, Turn
 from matrix.agents.steps import Step, decode_steps
@@ -163,7 +163,7 @@ class Flow:
             if self.leaving:
                 self.move = move
                 raise LeavingError
-            if len(to) == 1:
+            if len(to) == 1 and move.join is None:
                 place = to[0]
                 turn = await self._turn(team.seats[place], state, state.turns, clock)
                 state.turns += 1
@@ -216,7 +216,7 @@ class Flow:
             state.history += own.history[before:]
             self._merge(role, states, own)
         state.turns += len(move.to)
-        return FINISH if move.join is None else Move((move.join,))
+        return FINISH if move.join in (None, TO_END) else Move((move.join,))
 
     def _merge(self, role: str, states: list[State], own: State) -> None:
         state = self.state
