@@ -43,7 +43,7 @@ def to_turn(said: Any, role: str) -> Turn:
     raise TypeError(f"{role} gave a {type(said).__name__}, not a Turn, a Response, a text or None")
 
 
-def row_error(role: str, error: Exception) -> RowError:
+def row_error(role: str, error: BaseException) -> RowError:
     """What a role raised, as a row's error."""
     if isinstance(error, RoleRaisedError):
         return error.error

@@ -259,12 +259,14 @@ class Flow:
             turn = said if said.__class__ is Turn else to_turn(said, seat.name)
         except (GateClosedError, LimitReachedError, _StepNotWrittenError):
             raise
-        except asyncio.CancelledError as error:
-            if not clock.was_late():
-                raise
-            message = f"{seat.name} took more than {seat.timeout_s:g} s for a turn (agents.roles.{seat.name}.timeout_s)"
-            raise _RoleFailedError(RowError("timeout", message, 1)) from error
-        except Exception as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError):
+                if clock.was_late():
+                    message = f"took more than {seat.timeout_s:g} s for a turn (agents.roles.{seat.name}.timeout_s)"
+                    raise _RoleFailedError(RowError("timeout", f"{seat.name} {message}", 1)) from error
+                # Something that the role waits for may have been cancelled, and not this row.
+                if clock.task is None or clock.task.cancelling():
+                    raise
             took_s = time.monotonic() - began
             if tools.calls:
                 state.history.append(Entry(seat.name, "", began - self.began, took_s, calls=tools.calls))
