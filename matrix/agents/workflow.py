@@ -209,33 +209,15 @@ class Flow:
         except ExceptionGroup as several:
             raise several.exceptions[0] from several
         for place, own, turn in zip(move.to, states, turns, strict=True):
-            role = team.seats[place].name
             if turn.result().end is not None or turn.result().next is not None:
-                message = f"{role} is one of several at the same time: who is next is the edge's join"
+                message = f"{team.seats[place].name} is one of several at the same time: who is next is the edge's join"
                 raise _RoleFailedError(RowError("route", message, 0))
             state.history += own.history[before:]
-            self._merge(role, states, own)
+        state.scratch = _merged("scratch", state.scratch, [own.scratch for own in states])
+        state.metrics = _merged("metrics", state.metrics, [own.metrics for own in states])
+        state.scores = _merged("scores", state.scores, [own.scores for own in states])
         state.turns += len(move.to)
         return FINISH if move.join in (None, TO_END) else Move((move.join,))
-
-    def _merge(self, role: str, states: list[State], own: State) -> None:
-        state = self.state
-        for name, value in own.scratch.items():
-            others = [one.scratch[name] for one in states if one is not own and name in one.scratch]
-            unchanged = state.scratch.get(name) if name in state.scratch else None
-            changes = [other for other in others if other not in (value, unchanged)]
-            if value != unchanged and changes:
-                message = f"{role} and another role at the same time set scratch[{name!r}] to different values"
-                raise _RoleFailedError(RowError("route", message, 0))
-        state.scratch.update(
-            {
-                name: value
-                for name, value in own.scratch.items()
-                if state.scratch.get(name) != value or name not in state.scratch
-            }
-        )
-        state.metrics.update(own.metrics)
-        state.scores.update(own.scores)
 
     async def _branch(self, seat: Seat, state: State, at: str) -> Turn:
         """A turn beside others."""
@@ -377,6 +359,26 @@ class _RoleFailedError(Exception):
 
 class _StepNotWrittenError(DataError):
     """The disk refuses: the run can't go on."""
+
+
+def _merged(what: str, before: dict[str, Any], several: list[dict[str, Any]]) -> dict[str, Any]:
+    """What several that had the same made of it; no two may have changed one thing, unless alike."""
+    merged = dict(before)
+    changed: dict[str, Any] = {}
+    for own in several:
+        for name in [*own, *(before.keys() - own.keys())]:
+            value, old = own.get(name, _NOTHING), before.get(name, _NOTHING)
+            if value is old or value == old:
+                continue
+            if name in changed and changed[name] != value:
+                message = f"roles at the same time set {what}[{name!r}] to different values"
+                raise _RoleFailedError(RowError("route", message, 0))
+            changed[name] = value
+            if value is _NOTHING:
+                merged.pop(name, None)
+            else:
+                merged[name] = value
+    return merged
 
 
 def _count_calls(count: Any, calls: list[Call]) -> None:
