@@ -135,10 +135,12 @@ class Flow:
             if not clock.was_late():
                 raise
             termination = "max_seconds"
-        except (GateClosedError, LeavingError):
+        except (GateClosedError, LeavingError, _StepNotWrittenError):
             raise
         except _RoleFailedError as failed:
             termination, error = "error", failed.error
+        except Exception as unforeseen:  # noqa: BLE001 - what roles leave in a state comes up between their turns, too
+            termination, error = "error", row_error(self.at, unforeseen)
         finally:
             self._team.clocks -= {clock, turn_clock}
         return self._row(termination, error)
