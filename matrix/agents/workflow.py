@@ -162,6 +162,8 @@ class Flow:
                 return "end"
             if state.turns + len(to) > limit:
                 raise LimitReachedError("max_turns")
+            if self._tokens:
+                self._check_spent()
             if self.leaving:
                 self.move = move
                 raise LeavingError
@@ -169,8 +171,6 @@ class Flow:
                 place = to[0]
                 turn = await self._turn(team.seats[place], state, state.turns, clock)
                 state.turns += 1
-                if self._tokens:
-                    self._check_spent()
                 try:
                     after = route.after(place, turn, state)
                     move = after if isinstance(after, Move) else await after
@@ -180,7 +180,6 @@ class Flow:
                     return turn.end
             else:
                 move = await self._fan_out(move)
-                self._check_spent()
 
     async def _begun(self) -> Move:
         try:
