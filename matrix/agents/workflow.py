@@ -71,9 +71,14 @@ class Clock:
             self.task.cancel()
 
     def was_late(self) -> bool:
-        """Whether a CancelledError means that this is late, and nothing else."""
+        """Whether a CancelledError means that this is late, and nothing else; it can be late again after that."""
         late, self.late = self.late, False
         return late and self.task is not None and not self.task.uncancel()
+
+    def rest(self) -> None:
+        """Stand still until it is set again; that it was late, which a role kept to itself, is forgotten."""
+        self.due = _NEVER
+        self.was_late()
 
 
 class Flow:
@@ -128,7 +133,7 @@ class Flow:
         self._team.clocks |= {clock, turn_clock}
         error = None
         try:
-            termination = await self._walk(turn_clock)
+            termination = await self._walk(clock, turn_clock)
         except LimitReachedError as reached:
             termination = str(reached)
         except asyncio.CancelledError:
@@ -152,7 +157,7 @@ class Flow:
         }
         return self._row("error", RowError("died", why, self._team.max_attempts))
 
-    async def _walk(self, clock: Clock) -> str:
+    async def _walk(self, clock: Clock, turn_clock: Clock) -> str:
         team, state = self._team, self.state
         route, limit = team.route, team.limits.turns
         move = await self._begun() if self.move is None else self.move
@@ -164,12 +169,14 @@ class Flow:
                 raise LimitReachedError("max_turns")
             if self._tokens:
                 self._check_spent()
+            if clock.late:
+                raise LimitReachedError("max_seconds")
             if self.leaving:
                 self.move = move
                 raise LeavingError
             if len(to) == 1 and move.join is None:
                 place = to[0]
-                turn = await self._turn(team.seats[place], state, state.turns, clock)
+                turn = await self._turn(team.seats[place], state, state.turns, turn_clock)
                 state.turns += 1
                 try:
                     after = route.after(place, turn, state)
@@ -255,7 +262,7 @@ class Flow:
                 state.history.append(Entry(seat.name, "", began - self.began, took_s, calls=tools.calls))
             raise _RoleFailedError(row_error(seat.name, error)) from error
         finally:
-            clock.due = _NEVER
+            clock.rest()
             count.in_flight -= 1
         took_s = time.monotonic() - began
         count.turns += 1
