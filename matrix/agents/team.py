@@ -98,7 +98,7 @@ class Team:
         self._failure: BaseException | None = None
         self._changed = asyncio.Event()
         self._said: set[str] = set()
-        self._releases: list[Release] = []
+        self._releases: list[tuple[Release, float]] = []
 
     async def __aenter__(self) -> Self:
         await self._toolbox.open()
@@ -111,7 +111,7 @@ class Team:
             else:
                 act, release = make_role(self._loader, name, role)
             if release is not None:
-                self._releases.append(release)
+                self._releases.append((release, role.timeout_s))
             client = self._clients[role.app or self._spec.main_app]
             made[name] = Seat(
                 self._spec,
@@ -256,10 +256,11 @@ class Team:
             _LOG.warning("%s (others like it aren't said)", text)
 
     async def _release(self, flow: Flow) -> None:
-        for release in self._releases:
+        for release, limit_s in self._releases:
             try:
-                await release(flow.state, flow.held)
-            except Exception as error:  # noqa: BLE001 - a user's own code, after the row's result is known
+                async with asyncio.timeout(limit_s):
+                    await release(flow.state, flow.held)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's own code, after the row's result is known
                 self.say(f"row {flow.state.id}: giving back what it held fails with {type(error).__name__}: {error}")
 
     def _write(self, row: AgentRow) -> None:
