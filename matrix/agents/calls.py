@@ -70,7 +70,6 @@ class BoundTools:
             took_s = time.monotonic() - began
             self.calls.append(Call("llm", took_s, attempts=error.attempts, error=f"{error.kind}: {error}"))
             raise
-        flow.begun = True
         flow.journal(Step(at, "llm", digest, response))
         self._took("llm", time.monotonic() - began, response)
         return response

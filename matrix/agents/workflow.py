@@ -87,7 +87,7 @@ class Flow:
     Attributes:
         state: What its roles see.
         affinity: Requests with the same go to the same replica.
-        begun: A request of it was let through a gate.
+        begun: It has completed a step: it isn't turned away at a gate any more.
         held: What its calls of `once` gave, by name.
         large: References to texts that travelled; they end with it.
         leaving: It is to go on in another peer, from its next turn on.
@@ -299,6 +299,7 @@ class Flow:
             if isinstance(error.__cause__, TypeError):
                 raise
             raise _StepNotWrittenError(str(error)) from error
+        self.begun = True
 
     def spent(self, usage: dict[str, Any]) -> None:
         """Count a call's tokens."""
