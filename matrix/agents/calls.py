@@ -94,7 +94,8 @@ class BoundTools:
 
     async def once(self, name: str, function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         """As the protocol has it."""
-        result = await self._step(f"{ONCE}{name}", [name, arguments], lambda: function(*arguments))
+        # Not by its arguments: it mustn't be repeated, and a state among them has times that no replay repeats.
+        result = await self._step(f"{ONCE}{name}", name, lambda: function(*arguments))
         self._flow.held[name] = result
         return result
 
