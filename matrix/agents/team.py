@@ -269,7 +269,7 @@ class Team:
         except DataError as error:
             if not isinstance(error.__cause__, TypeError):
                 raise
-            # What a role gave isn't the run's fault.
+            # What a role gave, or did to the task, isn't the run's fault.
             failed = RowError("data", str(error), 0)
             self._emit(
                 AgentRow(
@@ -277,7 +277,7 @@ class Team:
                     row.index,
                     row.trial,
                     "error",
-                    row.request,
+                    {},
                     error=failed,
                     termination="error",
                     tokens=row.tokens,
