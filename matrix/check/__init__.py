@@ -109,7 +109,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., list[Problem]]], ...] = (
     (("cluster", "engine", "model"), _fit),
     (("cluster", "apps"), _apps_fit),
     (("cluster", "engine", "model", "apps", "plan"), check_room),
-    (("cluster", "engine", "apps", "workload"), check_resources),
+    (("cluster", "engine", "apps", "workload", "agents"), check_resources),
     (("workload", "model", "engine"), check_workload),
     (("pipeline", "agents"), check_work),
     (("pipeline",), check_pipeline),

@@ -10,10 +10,10 @@ def test_a_run_without_ray_exports_nothing_and_loads_nothing() -> None:
     script = """
 import sys
 from matrix.run.exported import exporter
-exporter("name", "id")({"rows_done": 1})
+exporter("name", "id", lambda: None)({"rows_done": 1})
 assert "ray" not in sys.modules
 import ray
-exporter("name", "id")({"rows_done": 1})
+exporter("name", "id", lambda: None)({"rows_done": 1})
 assert not ray.is_initialized()
 """
     subprocess.run([sys.executable, "-c", script], env=environment(), check=True, timeout=60)
