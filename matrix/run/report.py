@@ -19,6 +19,9 @@ def show_summary(name: str, run_dir: Path, summary: Mapping[str, Any]) -> None:
     for label, score in summary["scores"].items():
         for key, text in _score_lines(score):
             table.add_row(f"{label} {key}", text)
+    if "agents" in summary:
+        for label, text in _team_lines(summary):
+            table.add_row(label, text)
     rows, tokens, time_s = summary["rows"], summary["tokens"], summary["time_s"]
     table.add_section()
     table.add_row("rows", f"{rows['ok']} ok, {rows['error']} errors")
@@ -39,6 +42,25 @@ def _score_lines(score: Mapping[str, Any]) -> list[tuple[str, str]]:
         elif "@" in key and score["k"] > 1:
             lines.append((key, f"{value:.4f}"))
     lines.append(("unparsed", f"{score['unparsed']} of {score['samples']}"))
+    return lines
+
+
+def _team_lines(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    for name, metric in summary["metrics"].items():
+        error = "" if metric["stderr"] is None else f" ± {metric['stderr']:.4f}"
+        rows = "" if metric["count"] == summary["rows"]["total"] else f" (n = {metric['count']})"
+        lines.append((name, f"{metric['mean']:.4f}{error}{rows}"))
+    lines.append(("ended by", ", ".join(f"{reason} {count}" for reason, count in summary["terminations"].items())))
+    for role, did in summary["agents"].items():
+        parts = [f"{did['turns']} turns"]
+        if did["turn_s"] is not None:
+            parts.append(f"{did['turn_s']['mean']:.3g} s each")
+        if did["prompt_tokens"] or did["completion_tokens"]:
+            parts.append(f"{did['prompt_tokens']} + {did['completion_tokens']} tokens")
+        if did.get("cost_usd") is not None:
+            parts.append(f"{did['cost_usd']:.4f} USD")
+        lines.append((role, ", ".join(parts)))
     return lines
 
 

@@ -27,6 +27,9 @@ INIT_TIMEOUT_S = 30
 FINISH_TIMEOUT_S = 600
 """How long the rest may take to upload when a job is over, before the upload is left to `wandb sync`."""
 X_AXIS = "rows_done"
+TEAM_AXIS = "elapsed_s"
+"""A team's figures are over time: much happens before the first row of it is done, and after the last but one."""
+TEAM = "agents/"
 
 _ENV_MODES: dict[str, Mode | Literal["auto"]] = {
     "": "auto",
@@ -54,6 +57,7 @@ class WandbTracker:
         self._samples = Samples(spec.samples)
         self._run: Any = None
         self._step = 0
+        self._over_time: set[str] = set()
         self._notice: str | None = None
 
     def start(self, job: JobInfo) -> None:
@@ -80,6 +84,7 @@ class WandbTracker:
         self._step = step
         with self._guarded() as run:
             if run:
+                self._define(run, metrics)
                 run.log({X_AXIS: step, **metrics})
 
     def sample(self, row: Row) -> None:
@@ -132,6 +137,13 @@ class WandbTracker:
                     finish_timeout_raises=True,
                 ),
             )
+
+    def _define(self, run: Any, metrics: Mapping[str, float]) -> None:
+        # By name: which of two globs holds for a metric, W&B doesn't say.
+        new = {name for name in metrics if name.startswith(TEAM)} - self._over_time
+        for name in sorted(new):
+            run.define_metric(name, step_metric=TEAM_AXIS)
+        self._over_time |= new
 
     def _log_samples(self, run: Any) -> None:
         # Loaded here, since a check of the config, which comes through this module, has to be quick.

@@ -78,6 +78,33 @@ def test_a_run_holds_all_that_was_logged(make_job: Make) -> None:
     assert tracker.notice() == f"W&B, to upload: wandb sync {folder}"
 
 
+def test_a_team_is_shown_over_time_and_its_summary_by_joined_names(make_job: Make) -> None:
+    job = make_job()
+    tracker = make_tracker(_spec())
+    tracker.start(job)
+    for elapsed_s in (5, 10):
+        tracker.log({"rows_done": 0, "elapsed_s": elapsed_s, "agents/turns": 7, "agents/writer/in_flight": 3}, 0)
+    summary = {
+        "terminations": {"agreement": 2, "max_turns": 1},
+        "metrics": {"drafts": {"mean": 1.5, "stderr": None, "count": 2}},
+        "agents": {"writer": {"turns": 9, "turn_s": {"mean": 0.5}, "call_s": None}},
+    }
+    tracker.finish(summary, 0, None)
+    logged = _logged(job)
+    assert logged.metrics == {
+        "rows_done": "", "*": "rows_done", "agents/turns": "elapsed_s", "agents/writer/in_flight": "elapsed_s",
+    }  # fmt: skip
+    assert [(step["elapsed_s"], step["agents/writer/in_flight"]) for step in logged.history] == [(5, 3), (10, 3)]
+    expected = {
+        "terminations/agreement": 2,
+        "metrics/drafts/mean": 1.5,
+        "agents/writer/turns": 9,
+        "agents/writer/turn_s/mean": 0.5,
+        "agents/writer/call_s": None,
+    }
+    assert expected.items() <= logged.summary.items()
+
+
 def test_the_samples_are_a_table(make_job: Make) -> None:
     job = make_job()
     _track(job, _spec())
