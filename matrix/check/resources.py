@@ -20,7 +20,7 @@ def check_resources(
     workload: WorkloadSpec,
     agents: AgentsSpec | None,
 ) -> list[Problem]:
-    """Every logical resource that is asked for is one that nodes of the cluster have; a role's process fits on a node."""
+    """Every logical resource that is asked for is one that nodes of the cluster have; processes of roles fit on one."""
     asked = {"engine.resources": engine.resources, "workload.resources": workload.resources}
     asked |= {f"apps.{name}.engine.resources": app.engine.resources for name, app in apps.items()}
     problems = [found for key, some in asked.items() for found in check_pins(key, some, cluster)]

@@ -196,7 +196,7 @@ class _Run:
         self, work: Iterator[Work], served: Mapping[str, Served], journal: Journal, progress: Progress, budget: Budget
     ) -> None:
         spec = self._spec
-        export = exporter(spec.name, self._dir.run_id, lambda: progress.pulse())
+        export = exporter(spec.name, self._dir.run_id, progress)
 
         def track(metrics: dict[str, float]) -> None:
             self._tracker.log(metrics, int(metrics["rows_done"]))

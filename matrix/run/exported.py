@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from matrix.agents.pulse import Pulse
+from matrix.run.progress import Progress
 
 _RUN = {
     "rows_total": "Rows there will be.",
@@ -34,16 +34,16 @@ _LABELS = ("run", "run_id")
 _BY_ROLE = (*_LABELS, "role")
 
 
-def exporter(name: str, run_id: str, pulse: Callable[[], Pulse | None]) -> Callable[[Mapping[str, float]], None]:
+def exporter(name: str, run_id: str, progress: Progress) -> Callable[[Mapping[str, float]], None]:
     """What takes the records of `Progress.metrics`; it does nothing in a process that isn't connected to Ray.
 
-    Ray gives them the names `ray_matrix_run_...`, `ray_matrix_team_...` and `ray_matrix_role_...`. All are gauges, counts
-    too: Ray forgets a gauge when its process has ended, and would tell a counter until its node ends.
+    Ray gives them the names `ray_matrix_run_...`, `ray_matrix_team_...` and `ray_matrix_role_...`. All are gauges,
+    counts too: Ray forgets a gauge when its process has ended, and would tell a counter until its node ends.
 
     Args:
         name: Name of the experiment, the label `run`.
         run_id: The label of that name.
-        pulse: Tells how the team is doing; None without one.
+        progress: Knows how the team is doing, if there is one.
     """
     if "ray" not in sys.modules:
         return lambda _: None
@@ -62,7 +62,7 @@ def exporter(name: str, run_id: str, pulse: Callable[[], Pulse | None]) -> Calla
         for key, gauge in of_run.items():
             if key in record:
                 gauge.set(record[key], labels)
-        team = pulse()
+        team = progress.pulse()
         if team is None:
             return
         of_team["workflows"].set(team.rows, labels)

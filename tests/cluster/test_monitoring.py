@@ -134,7 +134,7 @@ def test_both_listen_on_loopback_only_and_see_no_secret(
     assert source["datasources"][0]["url"] == f"http://127.0.0.1:{ports['prometheus']}"
     provider = yaml.safe_load((watched.shared / "provisioning" / "dashboards" / "matrix.yaml").read_text())
     path = Path(provider["providers"][0]["options"]["path"])
-    assert {file.name for file in path.iterdir()} == {"cluster.json", "apps.json", "runs.json"}
+    assert {file.name for file in path.iterdir()} == {"cluster.json", "apps.json", "runs.json", "agents.json"}
     assert watched.said == []
 
 

@@ -45,6 +45,18 @@ ray_node_gram_used{GpuIndex="1"} 60000
 ray_node_gram_available{GpuIndex="0"} 20000
 ray_node_gram_available{GpuIndex="1"} 20000
 """
+TEAM = """\
+from matrix.agents import State, Tools
+
+
+async def writer(state: State, tools: Tools) -> str:
+    response = await tools.llm([{"role": "user", "content": state.task["question"]}])
+    return response.text[0]
+
+
+async def reader(state: State, tools: Tools) -> str:
+    return f"{len(state.last.text)} characters"
+"""
 SETTLED_S = 90
 
 
@@ -56,8 +68,9 @@ class Prometheus:
 
     def values(self, expression: str) -> list[float]:
         """What an expression gives now."""
-        for text, value in (("$__rate_interval", "10s"), ("$node", ".*"), ("$app", ".*"), ("$run", ".*")):
-            expression = expression.replace(text, value)
+        expression = expression.replace("$__rate_interval", "10s")
+        for variable in ("$node", "$app", "$run", "$role"):
+            expression = expression.replace(variable, ".*")
         with urllib.request.urlopen(self._url + urllib.parse.urlencode({"query": expression}), timeout=10) as answer:
             found = json.load(answer)["data"]["result"]
         return [float(series["value"][1]) for series in found]
@@ -113,8 +126,10 @@ print(json.dumps([[n["NodeManagerHostname"], f"{n['NodeManagerAddress']}:{n['Met
 
 @contextmanager
 def a_run(cluster: Cluster, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A run of the cluster's app that takes longer than the test."""
-    long = ["trials=200", "workload.concurrency=8", "model.price.output_per_million=1000000"]
+    """A team's run, with the cluster's app, that takes longer than the test."""
+    (cwd / "team.py").write_text(TEAM)
+    team = ["agents=custom", "agents.file=team.py", "agents.order=[writer,reader]", "agents.repeat=false"]
+    long = [*team, "trials=200", "workload.concurrency=8", "model.price.output_per_million=1000000"]
     with (cwd / "run.log").open("wb") as output:
         run = subprocess.Popen(
             command("cluster=attach", "cluster.address=auto", *PRETEND, *LOCAL, *long),
@@ -170,6 +185,7 @@ def test_each_panel_has_data_while_a_run_goes_and_nodes_come_and_go(cluster: Clu
             # Each node once, whoever else tells of it.
             prometheus.until("count(ray_node_cpu_count)", [1])
             prometheus.until("count(ray_matrix_run_rows_done)", [1])
+            prometheus.until("count(ray_matrix_role_turns)", [2])
             prometheus.until('sum(up{job="nodes"})', [2])
             monitoring.update(nodes, door)
             prometheus.until('count(up{job="nodes"})', [1])
@@ -177,6 +193,7 @@ def test_each_panel_has_data_while_a_run_goes_and_nodes_come_and_go(cluster: Clu
             prometheus.until("count(matrix_replicas) or vector(0)", [0])
         # A run that has ended is forgotten.
         prometheus.until("count(ray_matrix_run_rows_done) or vector(0)", [0])
+        prometheus.until("count(ray_matrix_role_turns) or vector(0)", [0])
     finally:
         monitoring.end()
     assert of_cluster(monitoring._mark, str(temp_dir)) == []
