@@ -1,0 +1,1 @@
+"""Teams that come with matrix; conf/agents has a file for each."""
