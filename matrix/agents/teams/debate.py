@@ -97,7 +97,9 @@ class Majority(Role):
         tools: Tools,  # noqa: ARG002
     ) -> tuple[str, Score, bool]:
         """What it says of a round, the score of the answer, and whether that settles it."""
-        return f"{share:.0%} hold {winner.answers[0]}", winner, winner.answers[0] is not None and share >= self._share
+        answer = winner.answers[0]
+        said = "nobody has an answer" if answer is None else f"{share:.0%} hold {answer}"
+        return said, winner, answer is not None and share >= self._share
 
 
 class Judge(Majority):
