@@ -24,6 +24,16 @@ SCRIPT = {
     "garbage": ("C", ["?"], ["?"]),
 }
 
+OPTIONS = ("dataset=jsonl", "dataset.path=rows.jsonl", "dataset.id_key=question", "agents.limits.turns=18")
+
+
+def write(folder: Path) -> None:
+    """The script's rows."""
+    data = [
+        {"question": name, "options": ["w", "x", "y", "z"], "answer": answer} for name, (answer, *_) in SCRIPT.items()
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
+
 
 def reasoner(body: Body) -> tuple[str, int]:
     """Who is asked, and for which turn."""
@@ -47,13 +57,9 @@ def play(body: Body) -> str:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], dict[str, Any], list[Body]]:
     """Rows, summary and requests of a run over the script."""
     folder = tmp_path_factory.mktemp("coral")
-    data = [
-        {"question": name, "options": ["w", "x", "y", "z"], "answer": answer} for name, (answer, *_) in SCRIPT.items()
-    ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
-    options = ("agents=coral", "dataset=jsonl", "dataset.path=rows.jsonl", "dataset.id_key=question")
+    write(folder)
     with FakeEngine.in_thread(answer=play) as engine:
-        done = run(folder, *against(engine.url), *options, "agents.limits.turns=18")
+        done = run(folder, *against(engine.url), *OPTIONS, "agents=coral")
     assert done.returncode == 0, done.stderr
     run_dir = only_run_dir(folder / "outputs")
     return rows(run_dir), summary(run_dir), engine.requests
@@ -169,3 +175,17 @@ def test_a_request_that_fails_for_good_is_an_error_row(tmp_path: Path) -> None:
     assert [(row["status"], row["termination"], row["error"]["type"]) for row in found] == [
         ("error", "error", "http_400")
     ] * 2
+
+
+def test_the_same_as_a_graph(finished: tuple[list[dict[str, Any]], dict[str, Any], list[Body]], tmp_path: Path) -> None:
+    pytest.importorskip("langgraph")
+    write(tmp_path)
+    with FakeEngine.in_thread(answer=play) as engine:
+        done = run(tmp_path, *against(engine.url), *OPTIONS, "agents=coral_langgraph")
+    assert done.returncode == 0, done.stderr
+    found = rows(only_run_dir(tmp_path / "outputs"))
+    for row, ordered in zip(found, finished[0], strict=True):
+        same = ("id", "termination", "metrics", "scores")
+        assert [row[name] for name in same] == [ordered[name] for name in same]
+        turns = [[(turn["agent"], turn["text"], turn["data"]) for turn in one["history"]] for one in (row, ordered)]
+        assert turns[0] == turns[1]
