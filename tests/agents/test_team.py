@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from matrix.data.rows import AgentRow, Score
-from tests.agents.teams import run, run_one, team_file, team_spec, texts, work
+from tests.agents.small_teams import run, run_one, team_file, team_spec, texts, work
 from tests.fake_engine import Body, FakeEngine, Fault, echo
 
 PAIR: dict[str, Any] = {"order": ["writer", "critic"], "ends": ["critic"]}
@@ -434,7 +434,7 @@ async def test_giving_back_that_fails_or_hangs_costs_no_row(tmp_path: Path, fail
 
 async def test_a_row_that_holds_something_is_not_turned_away_at_the_gate(tmp_path: Path) -> None:
     """With the budget spent no more rows are begun, and those that are go on: they would hold it until a resume."""
-    from tests.agents.teams import opened, written
+    from tests.agents.small_teams import opened, written
 
     code = """
         class alone(Role):
@@ -503,7 +503,7 @@ async def test_branches_see_the_same_and_come_in_their_order(tmp_path: Path) -> 
 
 
 async def test_what_branches_change_is_put_together(tmp_path: Path) -> None:
-    ask = 'state.scratch.update(a=1, b=1, both=1, c=1); state.metrics.update(m=0.0, n=0.0)'
+    ask = "state.scratch.update(a=1, b=1, both=1, c=1); state.metrics.update(m=0.0, n=0.0)"
     row = await fan(
         tmp_path,
         'state.scratch.update(a=2, both=5, new={"x": 1}); state.metrics["m"] = 1.0',
