@@ -138,7 +138,7 @@ class BoundTools:
     def _took(self, name: str, took_s: float, response: Response, *, replayed: bool = False) -> None:
         usage = {key: value for key, value in response.usage.items() if value is not None}
         self.calls.append(Call(name, took_s, usage, response.endpoint, response.attempts, replayed))
-        self._flow.spent(usage)
+        self._flow.spent(usage, self._seat.price)
 
 
 def _begin(result: Any) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+
+from matrix.spec.model import Price
 
 _SLOWEST = 3
 
@@ -17,12 +19,22 @@ class RoleCount:
     calls: int = 0
     call_s: float = 0.0
     prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
     completion_tokens: int = 0
     in_flight: int = 0
 
     def add(self, other: RoleCount) -> None:
         """Add what another peer counted, or the same one at another time."""
-        for name in ("turns", "turn_s", "calls", "call_s", "prompt_tokens", "completion_tokens", "in_flight"):
+        for name in (
+            "turns",
+            "turn_s",
+            "calls",
+            "call_s",
+            "prompt_tokens",
+            "cached_prompt_tokens",
+            "completion_tokens",
+            "in_flight",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
@@ -45,8 +57,13 @@ class Pulse:
         """Turns of all roles."""
         return sum(role.turns for role in self.roles.values())
 
-    def metrics(self, elapsed_s: float) -> dict[str, float]:
-        """As one flat record, for metrics.jsonl and trackers; `elapsed_s` since the workload started."""
+    def metrics(self, elapsed_s: float, prices: Mapping[str, Price]) -> dict[str, float]:
+        """As one flat record, for metrics.jsonl and trackers.
+
+        Args:
+            elapsed_s: Seconds since the workload started.
+            prices: What roles' models cost, where that is known.
+        """
         record: dict[str, float] = {
             "agents/rows_in_flight": self.rows,
             "agents/turns": self.turns,
@@ -59,6 +76,9 @@ class Pulse:
                 f"agents/{name}/prompt_tokens": role.prompt_tokens,
                 f"agents/{name}/completion_tokens": role.completion_tokens,
             }
+            if name in prices:
+                tokens = (role.prompt_tokens, role.cached_prompt_tokens, role.completion_tokens)
+                record[f"agents/{name}/cost_usd"] = round(prices[name].usd(*tokens), 6)
             if role.turns:
                 record[f"agents/{name}/turn_s"] = round(role.turn_s / role.turns, 4)
             if role.calls:

@@ -41,6 +41,7 @@ class Seat:
         release: Gives back what a row of it holds, when that is over; None: it holds nothing.
         client: Client of its app.
         model: What that app calls its model.
+        price: What that app asks for.
         fields: Of its requests: sampling of the run and its own.
         tools: Its tools, by their names in `agents.tools`.
         tool_specs: The same as OpenAI defines them.
@@ -49,7 +50,7 @@ class Seat:
     """
 
     __slots__ = (
-        "_template", "act", "client", "count", "fields", "model", "name", "release", "timeout_s", "tool_specs",
+        "_template", "act", "client", "count", "fields", "model", "name", "price", "release", "timeout_s", "tool_specs",
         "toolbox", "tools",
     )  # fmt: skip
 
@@ -68,7 +69,7 @@ class Seat:
         self.name, self.client, self.toolbox = name, client, toolbox
         self.count, self.act, self.release = count, act, release
         app = spec.all_apps()[role.app or spec.main_app]
-        self.model = app.model.name
+        self.model, self.price = app.model.name, app.model.price
         self.fields = sampling_fields(spec.sampling, role.sampling, f"agents.roles.{name}.sampling")
         self.tools, self.tool_specs = role.tools, toolbox.specs(role.tools)
         self.timeout_s = role.timeout_s

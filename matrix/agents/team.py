@@ -73,7 +73,7 @@ class Team:
     ) -> None:
         agents = _agents(spec)
         self.seed, self.affinity = spec.seed, spec.workload.affinity
-        self.limits, self.price = agents.limits, spec.model.price
+        self.limits = agents.limits
         self.max_attempts = spec.workload.max_attempts
         self._emit, self._scoring = emit, scoring
         self._gates: list[Gate] = [client.gate for client in clients.values()]

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from matrix.agents.calls import ONCE, BoundTools
+from matrix.agents.merge import merged
 from matrix.agents.route import FINISH, TO_END, Move, RouteError
 from matrix.agents.said import row_error, to_turn
 from matrix.agents.state import State, Turn
 from matrix.agents.steps import Step, decode_steps
 from matrix.client.gate import GateClosedError
-from matrix.data.rows import AgentRow, Call, Entry, RowError, Score
+from matrix.data.rows import AgentRow, Call, Entry, RowError, Score, tokens_of
 from matrix.data.work import Work
 from matrix.errors import DataError
+from matrix.spec.model import Price
 
 if TYPE_CHECKING:
     from matrix.agents.seats import Seat
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of the message that a workflow is when it moves to another peer."""
 _NEVER = float("inf")
-_NOTHING = object()
 
 
 class LimitReachedError(Exception):
@@ -117,6 +118,7 @@ class Flow:
         self.move: Move | None = None
         self._replay = decode_steps(list(work.steps)) if work.steps else {}
         self._tokens: dict[str, int] = {}
+        self._cost = 0.0
         if work.message is not None:
             self._unpack(work.message)
 
@@ -144,6 +146,8 @@ class Flow:
             raise
         except _RoleFailedError as failed:
             termination, error = "error", failed.error
+        except RouteError as lost:
+            termination, error = "error", RowError("route", str(lost), 0)
         except Exception as unforeseen:  # noqa: BLE001 - what roles leave in a state comes up between their turns, too
             termination, error = "error", row_error(self.at, unforeseen)
         finally:
@@ -178,22 +182,16 @@ class Flow:
                 place = to[0]
                 turn = await self._turn(team.seats[place], state, state.turns, turn_clock)
                 state.turns += 1
-                try:
-                    after = route.after(place, turn, state)
-                    move = after if isinstance(after, Move) else await after
-                except RouteError as error:
-                    raise _RoleFailedError(RowError("route", str(error), 0)) from error
+                after = route.after(place, turn, state)
+                move = after if isinstance(after, Move) else await after
                 if turn.end is not None:
                     return turn.end
             else:
                 move = await self._fan_out(move)
 
     async def _begun(self) -> Move:
-        try:
-            move = self._team.route.begin(self.state)
-            return move if isinstance(move, Move) else await move
-        except RouteError as error:
-            raise _RoleFailedError(RowError("route", str(error), 0)) from error
+        move = self._team.route.begin(self.state)
+        return move if isinstance(move, Move) else await move
 
     async def _fan_out(self, move: Move) -> Move:
         """Turns of several roles at the same time, each with a view of its own; what they add comes in their order."""
@@ -219,11 +217,11 @@ class Flow:
         for place, own, turn in zip(move.to, states, turns, strict=True):
             if turn.result().end is not None or turn.result().next is not None:
                 message = f"{team.seats[place].name} is one of several at the same time: who is next is the edge's join"
-                raise _RoleFailedError(RowError("route", message, 0))
+                raise RouteError(message)
             state.history += own.history[before:]
-        state.scratch = _merged("scratch", state.scratch, [own.scratch for own in states])
-        state.metrics = _merged("metrics", state.metrics, [own.metrics for own in states])
-        state.scores = _merged("scores", state.scores, [own.scores for own in states])
+        state.scratch = merged("scratch", state.scratch, [own.scratch for own in states])
+        state.metrics = merged("metrics", state.metrics, [own.metrics for own in states])
+        state.scores = merged("scores", state.scores, [own.scores for own in states])
         state.turns += len(move.to)
         return FINISH if move.join in (None, TO_END) else Move((move.join,))
 
@@ -301,16 +299,18 @@ class Flow:
             raise _StepNotWrittenError(str(error)) from error
         self.begun = True
 
-    def spent(self, usage: dict[str, Any]) -> None:
-        """Count a call's tokens."""
+    def spent(self, usage: dict[str, Any], price: Price) -> None:
+        """Count a call's tokens, and what they cost."""
         tokens = self._tokens
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        prompt, cached, completion = tokens_of(usage)
         for name, count in (
-            ("prompt_tokens", usage.get("prompt_tokens")),
-            ("completion_tokens", usage.get("completion_tokens")),
+            ("prompt_tokens", prompt),
+            ("completion_tokens", completion),
             ("cached_prompt_tokens", cached),
         ):
-            tokens[name] = tokens.get(name, 0) + int(count or 0)
+            tokens[name] = tokens.get(name, 0) + count
+        if price.is_known:
+            self._cost += price.usd(prompt, cached, completion)
 
     async def score(self, label: str, text: str) -> Score:
         """Have a text judged."""
@@ -323,7 +323,7 @@ class Flow:
             {
                 "version": VERSION, "to": move.to, "join": move.join, "history": state.history,
                 "scratch": state.scratch, "metrics": state.metrics, "scores": state.scores, "turns": state.turns,
-                "tokens": self._tokens, "held": self.held, "age_s": time.monotonic() - self.began,
+                "tokens": self._tokens, "cost": self._cost, "held": self.held, "age_s": time.monotonic() - self.began,
             },
             str,
         )  # fmt: skip
@@ -337,24 +337,22 @@ class Flow:
         state.history = [Entry.of(one) for one in fields["history"]]
         state.scratch, state.metrics, state.turns = fields["scratch"], fields["metrics"], fields["turns"]
         state.scores = {label: Score(**score) for label, score in fields["scores"].items()}
-        self._tokens, self.held = fields["tokens"], fields["held"]
+        self._tokens, self._cost, self.held = fields["tokens"], fields["cost"], fields["held"]
         self.began -= fields["age_s"]
 
     def _check_spent(self) -> None:
         limits, tokens = self._team.limits, self._tokens
-        prompt, completion = tokens.get("prompt_tokens", 0), tokens.get("completion_tokens", 0)
-        if limits.tokens is not None and prompt + completion >= limits.tokens:
+        if limits.tokens is not None and tokens["prompt_tokens"] + tokens["completion_tokens"] >= limits.tokens:
             raise LimitReachedError("max_tokens")
-        if limits.cost_usd is not None:
-            cached = tokens.get("cached_prompt_tokens", 0)
-            if self._team.price.usd(prompt, cached, completion) >= limits.cost_usd:
-                raise LimitReachedError("max_cost")
+        if limits.cost_usd is not None and self._cost >= limits.cost_usd:
+            raise LimitReachedError("max_cost")
 
     def _row(self, termination: str, error: RowError | None) -> AgentRow:
         state = self.state
         return AgentRow(
             state.id, state.index, state.trial, "error" if error else "ok", {"task": state.task}, None, error,
             state.scores, state.history, termination, state.metrics, self._tokens, time.monotonic() - self.began,
+            self._cost,
         )  # fmt: skip
 
 
@@ -370,29 +368,11 @@ class _StepNotWrittenError(DataError):
     """The disk refuses: the run can't go on."""
 
 
-def _merged(what: str, before: dict[str, Any], several: list[dict[str, Any]]) -> dict[str, Any]:
-    """What several that had the same made of it; no two may have changed one thing, unless alike."""
-    merged = dict(before)
-    changed: dict[str, Any] = {}
-    for own in several:
-        for name in [*own, *(before.keys() - own.keys())]:
-            value, old = own.get(name, _NOTHING), before.get(name, _NOTHING)
-            if value is old or value == old:
-                continue
-            if name in changed and changed[name] != value:
-                message = f"roles at the same time set {what}[{name!r}] to different values"
-                raise _RoleFailedError(RowError("route", message, 0))
-            changed[name] = value
-            if value is _NOTHING:
-                merged.pop(name, None)
-            else:
-                merged[name] = value
-    return merged
-
-
 def _count_calls(count: Any, calls: list[Call]) -> None:
     for call in calls:
         count.calls += 1
         count.call_s += call.took_s
-        count.prompt_tokens += int(call.usage.get("prompt_tokens") or 0)
-        count.completion_tokens += int(call.usage.get("completion_tokens") or 0)
+        prompt, cached, completion = tokens_of(call.usage)
+        count.prompt_tokens += prompt
+        count.cached_prompt_tokens += cached
+        count.completion_tokens += completion

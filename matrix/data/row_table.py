@@ -83,6 +83,7 @@ def row_schema(*, team: bool = False) -> Any:
         "metrics": pa.string(),
         "tokens": pa.string(),
         "took_s": pa.float64(),
+        "cost_usd": pa.float64(),
     }
     return pa.schema(
         {

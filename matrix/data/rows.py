@@ -146,6 +146,12 @@ class Call:
     result: str | None = None
 
 
+def tokens_of(usage: dict[str, Any]) -> tuple[int, int, int]:
+    """Tokens of a call: of its prompt, those of them that a server had in its cache, and of its answer."""
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    return int(usage.get("prompt_tokens") or 0), int(cached or 0), int(usage.get("completion_tokens") or 0)
+
+
 @dataclass(slots=True)
 class Entry:
     """One turn of an agent, as a row's history has it.
@@ -186,6 +192,7 @@ class AgentRow(Row):
         metrics: Figures that roles gave, by name.
         tokens: Sum of its calls' usage: `prompt_tokens`, `completion_tokens`, `cached_prompt_tokens`.
         took_s: Seconds from its begin to its end, in the attempt that ended it.
+        cost_usd: What its calls cost, by the prices of the models that its roles ask; 0 where none has any.
     """
 
     history: list[Entry] = field(default_factory=list)
@@ -193,6 +200,7 @@ class AgentRow(Row):
     metrics: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     took_s: float = 0.0
+    cost_usd: float = 0.0
 
     @property
     def usage(self) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from matrix.spec.model import Price
 
-_FREE = Price()
+_NONE: Mapping[str, Price] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,10 @@ class RoleSummary:
     cached_prompt_tokens: int
     completion_tokens: int
 
-    def to_dict(self, price: Price) -> dict[str, Any]:
+    def to_dict(self, price: Price | None) -> dict[str, Any]:
         """For JSON and trackers."""
         tokens = (self.prompt_tokens, self.cached_prompt_tokens, self.completion_tokens)
-        figures = asdict(self)
-        return {**figures, "cost_usd": round(price.usd(*tokens), 6)} if price.is_known else figures
+        return {**asdict(self), "cost_usd": round(price.usd(*tokens), 6) if price else None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +116,17 @@ class TeamSummary:
         terminations: Rows by why they ended, most frequent first.
         metrics: By name: mean, standard error and count over the rows that have it.
         agents: By role.
+        cost_usd: What the rows cost; 0 where no price is known.
     """
 
     terminations: dict[str, int]
     metrics: dict[str, dict[str, float | None]]
     agents: dict[str, RoleSummary]
+    cost_usd: float
 
-    def to_dict(self, price: Price) -> dict[str, Any]:
-        """For JSON and trackers."""
-        agents = {name: role.to_dict(price) for name, role in self.agents.items()}
+    def to_dict(self, prices: Mapping[str, Price]) -> dict[str, Any]:
+        """For JSON and trackers; with what each role's model costs, where that is known."""
+        agents = {name: role.to_dict(prices.get(name)) for name, role in self.agents.items()}
         return {"terminations": self.terminations, "metrics": self.metrics, "agents": agents}
 
 
@@ -160,8 +162,8 @@ class Summary:
     scorers: dict[str, ScorerSummary]
     team: TeamSummary | None = None
 
-    def to_dict(self, price: Price = _FREE) -> dict[str, Any]:
-        """For summary.json and trackers: plain, nested dicts; with a price, what roles cost."""
+    def to_dict(self, prices: Mapping[str, Price] = _NONE) -> dict[str, Any]:
+        """For summary.json and trackers: plain, nested dicts; `prices` are those of a team's roles."""
         latency = self.latency
         rows = {"total": self.rows, "ok": self.ok, "error": self.rows - self.ok, "errors": self.errors}
         tokens = {"prompt": self.prompt_tokens, "completion": self.completion_tokens}
@@ -171,5 +173,5 @@ class Summary:
             "answers": {"truncated": self.truncated, "empty": self.empty},
             "latency_s": {"mean": latency.mean, "p50": latency.p50, "p99": latency.p99} if latency else None,
             "scores": {label: scorer.to_dict() for label, scorer in self.scorers.items()},
-            **(self.team.to_dict(price) if self.team else {}),
+            **(self.team.to_dict(prices) if self.team else {}),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from matrix.data.rows import AgentRow, Entry
+from matrix.data.rows import AgentRow, Entry, tokens_of
 from matrix.pipelines.summary import RoleSummary, TeamSummary
 from matrix.pipelines.tally import Latencies, Mean, Spread
 
@@ -16,11 +16,13 @@ class TeamTally:
         self._terminations: Counter[str] = Counter()
         self._means: defaultdict[str, Mean] = defaultdict(Mean)
         self._spreads: defaultdict[str, Spread] = defaultdict(Spread)
+        self._cost_usd = 0.0
         self._roles: dict[str, _RoleTally] = {}
 
     def add(self, row: AgentRow) -> None:
         """Count a row."""
         self._terminations[row.termination] += 1
+        self._cost_usd += row.cost_usd
         if row.status == "ok":
             for name, value in row.metrics.items():
                 self._means[name].add(value)
@@ -40,6 +42,7 @@ class TeamTally:
                 for name, mean in self._means.items()
             },
             agents={name: role.summary() for name, role in self._roles.items()},
+            cost_usd=self._cost_usd,
         )
 
 
@@ -57,10 +60,10 @@ class _RoleTally:
             self.replayed += call.replayed
             if not call.replayed:
                 self.call_s.add(call.took_s)
-            usage = call.usage
-            self.prompt_tokens += int(usage.get("prompt_tokens") or 0)
-            self.cached_prompt_tokens += int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-            self.completion_tokens += int(usage.get("completion_tokens") or 0)
+            prompt, cached, completion = tokens_of(call.usage)
+            self.prompt_tokens += prompt
+            self.cached_prompt_tokens += cached
+            self.completion_tokens += completion
 
     def summary(self) -> RoleSummary:
         return RoleSummary(

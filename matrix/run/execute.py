@@ -136,7 +136,7 @@ class _Run:
         self._start_tracker()
         done = done_keys(self._dir.rows, retry_errors=self._spec.workload.retry_errors)
         total = None if dataset.total is None else dataset.total * self._spec.trials
-        progress = Progress(total, self._spec.model.price, resumed=len(done))
+        progress = Progress(total, self._spec.model.price, self._spec.role_prices, resumed=len(done))
         budget = Budget(self._spec, self._dir.rows)
         served: dict[str, Served] = {}
         if budget.is_spent:
@@ -267,9 +267,10 @@ class _Run:
         }
         price = self._spec.model.price
         tokens = totals.prompt_tokens, totals.cached_prompt_tokens, totals.completion_tokens
+        cost_usd = totals.team.cost_usd if totals.team else price.usd(*tokens)
         summary = {
-            **totals.to_dict(price),
-            "cost_usd": round(price.usd(*tokens), 6) if price.is_known else None,
+            **totals.to_dict(progress.role_prices),
+            "cost_usd": round(cost_usd, 6) if progress.is_priced else None,
             "stopped": "budget" if stopped else None,
             "time_s": time_s,
             "speed": speed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from io import FileIO
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from matrix.agents.pulse import Pulse
-from matrix.data.rows import Row
+from matrix.data.rows import AgentRow, Row
 from matrix.run.console import Console, log
 from matrix.spec import Price
 
@@ -26,6 +26,7 @@ class Counts:
     """What came of some rows. Sums, so that those of several processes add up.
 
     Attributes:
+        cost_usd: Of a team's rows, which know it; None: it follows from the tokens.
         failures: What to say of the first row with an error, by type of error.
     """
 
@@ -34,6 +35,7 @@ class Counts:
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     generated_tokens: int = 0
+    cost_usd: float | None = None
     failures: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -47,6 +49,8 @@ class Counts:
             self.errors += 1
             self.failures.setdefault(row.error.type, f"Row {row.id} failed, {row.error.type}: {row.error.message}")
         self.ok += row.status == "ok"
+        if isinstance(row, AgentRow):
+            self.cost_usd = (self.cost_usd or 0.0) + row.cost_usd
         usage = row.usage
         self.prompt_tokens += int(usage.get("prompt_tokens") or 0)
         self.cached_prompt_tokens += int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
@@ -56,11 +60,15 @@ class Counts:
         """Count what another process counted."""
         for name in ("ok", "errors", "prompt_tokens", "cached_prompt_tokens", "generated_tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        if other.cost_usd is not None:
+            self.cost_usd = (self.cost_usd or 0.0) + other.cost_usd
         for kind, said in other.failures.items():
             self.failures.setdefault(kind, said)
 
     def usd(self, price: Price) -> float:
         """What the rows cost."""
+        if self.cost_usd is not None:
+            return self.cost_usd
         return price.usd(self.prompt_tokens, self.cached_prompt_tokens, self.generated_tokens)
 
 
@@ -71,6 +79,7 @@ class Progress:
     Attributes:
         total: Rows there will be; None where the data set doesn't know its length.
         price: What tokens cost.
+        role_prices: The same for a team's roles, where it is known.
         resumed: Rows that were there when the run started.
         in_flight: Tells how many requests are with a server now.
         pulse: Tells how the team is doing; None without one.
@@ -79,6 +88,7 @@ class Progress:
 
     total: int | None
     price: Price
+    role_prices: Mapping[str, Price] = field(default_factory=dict)
     resumed: int = 0
     in_flight: Callable[[], int] = lambda: 0
     pulse: Callable[[], Pulse | None] = lambda: None
@@ -86,6 +96,11 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     first_row_s: float | None = None
     _said: int = 0
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether it is known what the rows cost."""
+        return self.price.is_known or bool(self.role_prices)
 
     @property
     def done(self) -> int:
@@ -122,11 +137,11 @@ class Progress:
             "generated_tokens": counts.generated_tokens,
             "generated_tokens_per_s": round(counts.generated_tokens / elapsed, 2),
         }
-        if self.price.is_known:
+        if self.is_priced:
             record["cost_usd"] = round(counts.usd(self.price), 6)
         pulse = self.pulse()
         if pulse is not None:
-            record |= pulse.metrics(elapsed)
+            record |= pulse.metrics(elapsed, self.role_prices)
         return record if self.total is None else {**record, "rows_total": self.total}
 
     def line(self) -> str:
@@ -146,7 +161,7 @@ class Progress:
 
     def cost(self) -> str:
         """What the rows of this start cost, as a part of a line; empty without a price."""
-        return f", {self.counts.usd(self.price):.2f} USD" if self.price.is_known else ""
+        return f", {self.counts.usd(self.price):.2f} USD" if self.is_priced else ""
 
     def _counted(self) -> None:
         if self.first_row_s is None:

@@ -147,6 +147,13 @@ class RunSpec(Spec):
         return list(dict.fromkeys([self.main_app, *(role.app for role in roles if role.app)]))
 
     @property
+    def role_prices(self) -> dict[str, Price]:
+        """What the models of a team's roles cost, by role, where that is known."""
+        apps, roles = self.all_apps(), self.agents.named if self.agents else {}
+        prices = {name: apps[role.app or self.main_app].model.price for name, role in roles.items()}
+        return {name: price for name, price in prices.items() if price.is_known}
+
+    @property
     def has_role_actors(self) -> bool:
         """Whether some role runs in processes of its own."""
         return self.agents is not None and any(role.is_actor for role in self.agents.named.values())

@@ -105,7 +105,8 @@ def test_the_first_edge_whose_condition_holds() -> None:
 
 def test_conditions_see_the_row() -> None:
     found = route(
-        start="a", edges={"a": [{"to": "b", "when": "task.hard and metrics.tries == 2 and last is none"}, "end"], "b": "a"}
+        start="a",
+        edges={"a": [{"to": "b", "when": "task.hard and metrics.tries == 2 and last is none"}, "end"], "b": "a"},
     )
     assert after(found, "a", task={"hard": 1}, metrics={"tries": 2}) == ["b"]
     assert after(found, "a") == []
@@ -183,7 +184,9 @@ def test_an_unknown_role_with_the_nearest_name() -> None:
     assert problems(**roles, order=["writer", "critik"], ends=["critic"]) == [
         "agents.order.1=critik: no such role (did you mean critic?)"
     ]
-    found = problems(**roles, start="writer", edges={"writer": {"to": ["critic", "x"], "join": "critik"}, "critic": "ende"})
+    found = problems(
+        **roles, start="writer", edges={"writer": {"to": ["critic", "x"], "join": "critik"}, "critic": "ende"}
+    )
     assert [one.split(" ")[0] for one in found] == [
         "agents.edges.writer.0.to=x:",
         "agents.edges.writer.0.join=critik:",

@@ -98,7 +98,8 @@ async def test_a_model_s_response_is_a_turn(tmp_path: Path) -> None:
     assert (asked["max_tokens"], asked["temperature"], asked["messages"][0]["content"]) == (9, 0.5, "Say it0")
     (entry,) = row.history
     assert (entry.text, entry.reasoning) == ("Say it0", "because")
-    assert entry.tool_calls and entry.tool_calls[0]["function"]["name"] == "f"
+    assert entry.tool_calls
+    assert entry.tool_calls[0]["function"]["name"] == "f"
     (call,) = entry.calls
     assert (call.name, call.endpoint, call.attempts, call.replayed) == ("llm", engine.url, 1, False)
     assert call.usage["prompt_tokens"] == row.tokens["prompt_tokens"] == 2
@@ -293,7 +294,8 @@ async def test_a_request_that_fails_for_good(tmp_path: Path) -> None:
         row = await run_one(spec, tmp_path, engine.url)
     assert row.error is not None
     assert (row.error.type, row.error.traceback) == ("http_400", None)
-    assert "alone: " in row.error.message and "too long" in row.error.message
+    assert "alone: " in row.error.message
+    assert "too long" in row.error.message
     assert row.history[0].calls[0].error
 
 

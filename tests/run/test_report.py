@@ -22,7 +22,10 @@ REST: dict[str, Any] = {
 
 def shown(capsys: pytest.CaptureFixture[str], *rows: Row, price: Price | None = None) -> dict[str, str]:
     """The right column by the left one."""
-    summary = {**summarise(rows, []).to_dict(price or Price()), **REST}
+    summary = {
+        **summarise(rows, []).to_dict(dict.fromkeys(("critic", "writer"), price) if price else {}),
+        **REST,
+    }
     show_summary("a team", Path("outputs"), summary)
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     return {left.strip(): right.strip() for _, left, right, _ in lines}
