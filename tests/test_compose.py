@@ -33,6 +33,7 @@ NEEDS = {
     "engine=bedrock": ["engine.region=us-west-2", *API],
     "engine=sagemaker": ["engine.region=us-west-2", "engine.endpoint=mine", *API],
     "engine=simulated": API,
+    "recipes=tau2_retail": ["agents.roles.environment.options.data=package:matrix.agents.teams.tau2/domains/library"],
     "engine=sglang": ["engine.python=/bin/sh", "cluster=slurm"],
     "model=api": ["model.name=any", "engine=openai", "engine.api_key_env=null"],
 }
