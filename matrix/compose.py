@@ -37,7 +37,7 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 # Mappings whose keys are the engine's own names: an override may add to them without Hydra's `+`.
 _OPEN = re.compile(
     r"(apps\.[^.=]+\.)?(engine\.args|engine\.env|engine\.resources|model\.args)\.|sampling\.extra\.|"
-    r"cluster\.(slurm|head)\.args\.|(cluster|workload)\.resources\.|agents\.(roles|edges|tools)[.=]"
+    r"cluster\.(slurm|head)\.args\.|(cluster|workload)\.resources\.|agents\."
 )
 _SUBMITIT = re.compile(r"hydra_plugins\.hydra_submitit_launcher\..*\.(?P<executor>\w+)Launcher")
 # A path that Hydra takes without quotes.

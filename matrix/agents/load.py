@@ -16,7 +16,7 @@ from typing import Any, cast
 from pydantic import ConfigDict, ValidationError, create_model
 
 from matrix.agents.role import Act, Role
-from matrix.errors import ConfigError, Problem, did_you_mean
+from matrix.errors import ConfigError, MatrixError, Problem, did_you_mean
 from matrix.pipelines.prompt import shortened
 from matrix.spec.agents import RoleSpec
 
@@ -77,7 +77,11 @@ class Loader:
             if abstract := getattr(found, "__abstractmethods__", None):
                 missing = ", ".join(sorted(abstract))
                 raise ConfigError([Problem(f"{key}.use", use, f"lacks {missing}", "define it")])
-            return cast("Role", found(**_options(found, spec.options, f"{key}.options")))
+            options = _options(found, spec.options, f"{key}.options")
+            try:
+                return cast("Role", found(**options))
+            except MatrixError as error:
+                raise ConfigError([Problem(f"{key}.options", None, str(error))]) from error
         if not inspect.iscoroutinefunction(found):
             hint = "async def NAME(state, tools), or a class with async def act(self, state, tools)"
             raise ConfigError([Problem(f"{key}.use", use, "is neither an async function nor a class", hint)])

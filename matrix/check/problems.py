@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from types import NoneType
 from typing import Any, get_args
 
 from pydantic_core import ErrorDetails
@@ -70,8 +71,14 @@ def _names_beside(loc: tuple[int | str, ...]) -> list[str]:
     """Valid names at the place of an unknown key."""
     model: Any = RunSpec
     for part in loc[:-1]:
-        model = _step(model, part)
+        model = _given(_step(model, part))
     return list(getattr(model, "model_fields", {}))
+
+
+def _given(annotation: Any) -> Any:
+    """What stands there if it is given: `X` of `X | None`."""
+    members = [one for one in get_args(annotation) if one is not NoneType]
+    return members[0] if len(members) == 1 and NoneType in get_args(annotation) else annotation
 
 
 def _step(model: Any, part: int | str) -> Any:
