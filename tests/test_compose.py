@@ -15,7 +15,7 @@ from matrix.errors import ConfigError
 from matrix.spec import OpenAIEngine, RunSpec, SlurmCluster
 from tests.command import ROOT, environment, run
 
-GROUPS = ("cluster", "engine", "sampling", "dataset", "pipeline", "tracker", "recipes", "model")
+GROUPS = ("cluster", "engine", "sampling", "dataset", "pipeline", "agents", "tracker", "recipes", "model")
 API = ["model=api", "model.name=any"]
 KEYS = ("AZURE_OPENAI_API_KEY", "ANTHROPIC_API_KEY", "LLAMA_API_KEY", "GEMINI_API_KEY")
 # What an option can't do without.
@@ -25,6 +25,7 @@ NEEDS = {
     "pipeline=inference": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "pipeline=generate": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "pipeline=mcq": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
+    "agents=custom": [f"agents.file={ROOT}/tests/agents/writer.py", "agents.order=[writer]", "agents.repeat=false"],
     "engine=openai": ["engine.api_key_env=null"],
     "engine=azure": ["engine.base_url=https://resource.openai.azure.com", *API],
     "engine=anthropic": API,

@@ -25,17 +25,8 @@ class RoleCount:
 
     def add(self, other: RoleCount) -> None:
         """Add what another peer counted, or the same one at another time."""
-        for name in (
-            "turns",
-            "turn_s",
-            "calls",
-            "call_s",
-            "prompt_tokens",
-            "cached_prompt_tokens",
-            "completion_tokens",
-            "in_flight",
-        ):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
 
 
 @dataclass(slots=True)
