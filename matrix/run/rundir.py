@@ -37,6 +37,7 @@ _FREE = ("cluster", "name", "run", "tracker", "workload", "apps", "plan")
 _OTHER_SPEC = "give the old value, another run.dir, or remove it"
 _OTHER_INPUTS = "give the old content, or another run.dir"
 _FREE_OF_MODEL = ("price", "kv_bytes_per_token")
+_FREE_OF_ROLE = frozenset({"replicas", "num_gpus", "num_cpus", "resources", "batch"})
 _FREE_OF_ENGINE = frozenset(
     {
         "replicas", "device", "cpus", "resources", "kv_cache_gb", "env", "grpc", "python", "start_timeout_s",
@@ -193,12 +194,24 @@ def _refuse_other_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> N
 def _fixed(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a stored spec that changes what the rows say."""
     fixed = {key: value for key, value in spec.items() if key not in _FREE}
-    fixed["engine"] = {key: value for key, value in spec["engine"].items() if key not in _FREE_OF_ENGINE}
-    if spec.get("agents"):
-        # Its content is compared, wherever it stands.
-        fixed["agents"] = {key: value for key, value in spec["agents"].items() if key != "file"}
-    fixed["model"] = {key: value for key, value in spec["model"].items() if key not in _FREE_OF_MODEL}
+    fixed |= _fixed_of_app(spec)
+    if agents := spec.get("agents"):
+        # Its file's content is compared, wherever that stands.
+        roles = {
+            name: {key: value for key, value in role.items() if key not in _FREE_OF_ROLE}
+            for name, role in agents["roles"].items()
+        }
+        fixed["agents"] = {key: value for key, value in agents.items() if key != "file"} | {"roles": roles}
+        asked = {role["app"] for role in agents["roles"].values()}
+        fixed["apps"] = {name: _fixed_of_app(app) for name, app in spec["apps"].items() if name in asked}
     return fixed
+
+
+def _fixed_of_app(app: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "engine": {key: value for key, value in app["engine"].items() if key not in _FREE_OF_ENGINE},
+        "model": {key: value for key, value in app["model"].items() if key not in _FREE_OF_MODEL},
+    }
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from matrix.compose import compose_spec
-from matrix.errors import DataError
+from matrix.errors import ConfigError, DataError
 from matrix.run.rundir import RunDir
 from matrix.spec import RunSpec
 
@@ -56,3 +56,36 @@ def test_a_damaged_run_dir_is_said(tmp_path: Path, file: str, text: str) -> None
     (tmp_path / file).write_text(text)
     with pytest.raises(DataError, match=f"{file} is damaged"):
         RunDir(tmp_path).open(spec("http://a/v1"))
+
+
+def test_a_team_keeps_to_its_apps_its_roles_and_its_code(tmp_path: Path) -> None:
+    code = "async def judge(state, tools): return 'yes'"
+    file = tmp_path / "team.py"
+    file.write_text(code)
+    asked = [
+        "tracker=none", "agents=custom", "agents.order=[judge]", "agents.repeat=false", "agents.roles.judge.app=big",
+        "apps.big.engine=simulated", "apps.big.model=api", "apps.big.model.name=b", "engine=simulated",
+    ]  # fmt: skip
+
+    def spec(*more: str, of: Path = file) -> RunSpec:
+        return compose_spec([*asked, f"agents.file={of}", *more])
+
+    def opened() -> RunDir:
+        return RunDir(tmp_path / "run")
+
+    first = opened()
+    first.open(spec())
+    first.keep_agents(file)
+    (tmp_path / "run" / "env.json").write_text("{}")
+    moved = tmp_path / "moved.py"
+    moved.write_text(code)
+    again = opened()
+    again.open(spec("apps.big.engine.cpus=0.5", "agents.roles.judge.replicas=3", of=moved))
+    again.keep_agents(moved)
+    with pytest.raises(ConfigError, match=r"apps.big.model.name=other: the run dir was made with b"):
+        opened().open(spec("apps.big.model.name=other"))
+    with pytest.raises(ConfigError, match=r"agents.limits.turns=3: the run dir was made with 100"):
+        opened().open(spec("agents.limits.turns=3"))
+    moved.write_text(code.replace("yes", "no"))
+    with pytest.raises(ConfigError, match=r"agents.file=.*moved.py: has changed since the run dir began"):
+        again.keep_agents(moved)
