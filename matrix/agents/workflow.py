@@ -11,6 +11,7 @@ import orjson
 
 from matrix.agents.calls import ONCE, BoundTools
 from matrix.agents.merge import merged
+from matrix.agents.outcome import figures
 from matrix.agents.route import FINISH, TO_END, Move, RouteError
 from matrix.agents.said import row_error, to_turn
 from matrix.agents.state import State, Turn
@@ -19,6 +20,7 @@ from matrix.client.gate import GateClosedError
 from matrix.data.rows import AgentRow, Call, Entry, RowError, Score, tokens_of
 from matrix.data.work import Work
 from matrix.errors import DataError
+from matrix.pipelines.prompt import shortened
 from matrix.spec.model import Price
 
 if TYPE_CHECKING:
@@ -163,18 +165,13 @@ class Flow:
 
     async def _walk(self, clock: Clock, turn_clock: Clock) -> str:
         team, state = self._team, self.state
-        route, limit = team.route, team.limits.turns
+        route = team.route
         move = await self._begun() if self.move is None else self.move
         while True:
             to = move.to
             if not to:
                 return "end"
-            if state.turns + len(to) > limit:
-                raise LimitReachedError("max_turns")
-            if self._tokens:
-                self._check_spent()
-            if clock.late:
-                raise LimitReachedError("max_seconds")
+            self._check_limits(len(to), clock)
             if self.leaving:
                 self.move = move
                 raise LeavingError
@@ -185,7 +182,7 @@ class Flow:
                 after = route.after(place, turn, state)
                 move = after if isinstance(after, Move) else await after
                 if turn.end is not None:
-                    return turn.end
+                    return str(turn.end)
             else:
                 move = await self._fan_out(move)
 
@@ -245,6 +242,8 @@ class Flow:
         try:
             said = await seat.act(state, tools)
             turn = said if said.__class__ is Turn else to_turn(said, seat.name)
+            if turn.text.__class__ is not str and not isinstance(turn.text, str):
+                raise TypeError(f"{seat.name} gave a turn whose text is {shortened(repr(turn.text))}")  # noqa: TRY301
         except (GateClosedError, LimitReachedError, _StepNotWrittenError):
             raise
         except (Exception, SystemExit, asyncio.CancelledError) as error:
@@ -340,8 +339,15 @@ class Flow:
         self._tokens, self._cost, self.held = fields["tokens"], fields["cost"], fields["held"]
         self.began -= fields["age_s"]
 
-    def _check_spent(self) -> None:
+    def _check_limits(self, more: int, clock: Clock) -> None:
+        """Whether so many turns more may be taken."""
         limits, tokens = self._team.limits, self._tokens
+        if self.state.turns + more > limits.turns:
+            raise LimitReachedError("max_turns")
+        if clock.late:
+            raise LimitReachedError("max_seconds")
+        if not tokens:
+            return
         if limits.tokens is not None and tokens["prompt_tokens"] + tokens["completion_tokens"] >= limits.tokens:
             raise LimitReachedError("max_tokens")
         if limits.cost_usd is not None and self._cost >= limits.cost_usd:
@@ -349,10 +355,12 @@ class Flow:
 
     def _row(self, termination: str, error: RowError | None) -> AgentRow:
         state = self.state
+        metrics, scores, wrong = figures(state)
+        if wrong and error is None:
+            termination, error = "error", RowError("data", wrong, 0)
         return AgentRow(
             state.id, state.index, state.trial, "error" if error else "ok", {"task": state.task}, None, error,
-            state.scores, state.history, termination, state.metrics, self._tokens, time.monotonic() - self.began,
-            self._cost,
+            scores, state.history, termination, metrics, self._tokens, time.monotonic() - self.began, self._cost,
         )  # fmt: skip
 
 
