@@ -50,9 +50,9 @@ class Clock:
 
     __slots__ = ("_left", "_paused", "due", "late", "task")
 
-    def __init__(self, task: asyncio.Task[Any] | None, seconds: float | None = None) -> None:
+    def __init__(self, task: asyncio.Task[Any] | None, due: float | None = None) -> None:
         self.task = task
-        self.due = time.monotonic() + seconds if seconds is not None else _NEVER
+        self.due = _NEVER if due is None else due
         self.late = False
         self._left = 0.0
         self._paused = 0
@@ -132,8 +132,8 @@ class Flow:
             LeavingError: It goes on elsewhere.
             DataError: A step can't be written.
         """
-        task = asyncio.current_task()
-        clock, turn_clock = Clock(task, self._team.limits.seconds), Clock(task)
+        task, limit_s = asyncio.current_task(), self._team.limits.seconds
+        clock, turn_clock = Clock(task, None if limit_s is None else self.began + limit_s), Clock(task)
         self._team.clocks |= {clock, turn_clock}
         error = None
         try:
