@@ -214,8 +214,8 @@ class Team:
                 row = await flow.run()
             except GateClosedError:
                 return
-            except LeavingError:
-                raise LeavingError(work._replace(message=flow.pack(), steps=())) from None
+            except LeavingError as left:
+                raise LeavingError(work._replace(message=left.args[0], steps=())) from None
             finally:
                 del self._flows[flow]
         if flow.held:

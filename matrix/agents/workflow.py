@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import pickle
 import time
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from matrix.agents.calls import ONCE, BoundTools
 from matrix.agents.merge import merged
@@ -37,7 +36,7 @@ class LimitReachedError(Exception):
 
 
 class LeavingError(Exception):
-    """The workflow goes on in another peer."""
+    """The workflow goes on in another peer; its only argument is the message, or the work that is left."""
 
 
 class Clock:
@@ -172,9 +171,8 @@ class Flow:
             if not to:
                 return "end"
             self._check_limits(len(to), clock)
-            if self.leaving:
-                self.move = move
-                raise LeavingError
+            if self.leaving and (message := self._packed(move)) is not None:
+                raise LeavingError(message)
             if len(to) == 1 and move.join is None:
                 place = to[0]
                 turn = await self._turn(team.seats[place], state, state.turns, turn_clock)
@@ -315,28 +313,33 @@ class Flow:
         """Have a text judged."""
         return await self._team.score(label, text, self.example)
 
-    def pack(self) -> bytes:
-        """The workflow as a message, at the begin of a turn."""
-        move, state = self.move or FINISH, self.state
-        return orjson.dumps(
-            {
-                "version": VERSION, "to": move.to, "join": move.join, "history": state.history,
-                "scratch": state.scratch, "metrics": state.metrics, "scores": state.scores, "turns": state.turns,
-                "tokens": self._tokens, "cost": self._cost, "held": self.held, "age_s": time.monotonic() - self.began,
-            },
-            str,
-        )  # fmt: skip
+    def _packed(self, move: Move) -> bytes | None:
+        """The workflow as a message, at the begin of a turn; None: it has to stay where it is.
+
+        Pickled, since it goes on as if it had stayed: JSON makes lists of tuples, and texts of much else.
+        """
+        state = self.state
+        fields = {
+            "version": VERSION, "move": move, "history": state.history, "scratch": state.scratch,
+            "metrics": state.metrics, "scores": state.scores, "turns": state.turns, "tokens": self._tokens,
+            "cost": self._cost, "held": self.held, "age_s": time.monotonic() - self.began,
+        }  # fmt: skip
+        try:
+            return pickle.dumps(fields, pickle.HIGHEST_PROTOCOL)
+        except Exception as error:  # noqa: BLE001 - whatever a role left there: it works as long as the row stays
+            self.leaving = False
+            self._team.say(f"row {self.state.id}: its state can't be packed, so it stays with its peer: {error}")
+            return None
 
     def _unpack(self, message: bytes) -> None:
-        fields = orjson.loads(message)
+        fields = pickle.loads(message)  # noqa: S301 - another process of this run made it
         if fields["version"] != VERSION:
             raise DataError(f"a workflow's message has version {fields['version']}, not {VERSION}")
         state = self.state
-        self.move = Move(tuple(fields["to"]), fields["join"])
-        state.history = [Entry.of(one) for one in fields["history"]]
-        state.scratch, state.metrics, state.turns = fields["scratch"], fields["metrics"], fields["turns"]
-        state.scores = {label: Score(**score) for label, score in fields["scores"].items()}
-        self._tokens, self._cost, self.held = fields["tokens"], fields["cost"], fields["held"]
+        state.history, state.scratch, state.turns = fields["history"], fields["scratch"], fields["turns"]
+        state.metrics, state.scores = fields["metrics"], fields["scores"]
+        self.move, self.held = fields["move"], fields["held"]
+        self._tokens, self._cost = fields["tokens"], fields["cost"]
         self.began -= fields["age_s"]
 
     def _check_limits(self, more: int, clock: Clock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -150,11 +151,18 @@ WAITS = """
     ],
 )
 async def test_a_row_sees_the_same_wherever_it_goes_on(tmp_path: Path, does: str, sees: str) -> None:
-    """What JSON can't hold stays with its row, in the peer that has it."""
-    _, row = await one_moves(tmp_path, WAITS.format(does=does, sees=sees), (tmp_path / "began").exists)
+    over, row = await one_moves(tmp_path, WAITS.format(does=does, sees=sees), (tmp_path / "began").exists)
+    assert len(over.handed_over) == 1
     namespace: dict[str, object] = {"Path": Path, "state": type("State", (), {"scratch": {}})}
     exec(does, namespace)
     assert [entry.text for entry in row.history] == ["first", repr(eval(sees, namespace))]
+
+
+async def test_what_cannot_be_packed_stays_with_its_row(tmp_path: Path) -> None:
+    does, sees = "state.scratch['x'] = lambda: 5", "state.scratch['x']()"
+    over, row = await one_moves(tmp_path, WAITS.format(does=does, sees=sees), (tmp_path / "began").exists)
+    assert over.handed_over == []
+    assert [entry.text for entry in row.history] == ["first", "5"]
 
 
 async def test_plain_values_move(tmp_path: Path) -> None:
@@ -183,7 +191,7 @@ async def test_its_time_goes_on(tmp_path: Path) -> None:
 async def test_a_message_of_another_version(tmp_path: Path) -> None:
     spec = team_spec(team_file(tmp_path, ASKER), order=["asker"], ends=["asker"])
     async with opened(spec, tmp_path) as team:
-        over = await begin(team, [work({})[0]._replace(message=b'{"version": 99}')])
+        over = await begin(team, [work({})[0]._replace(message=pickle.dumps({"version": 99}))])
         await until(lambda: over.errors)
     assert isinstance(over.errors[0], DataError)
     assert "version 99, not 1" in str(over.errors[0])
