@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections import Counter
 from collections.abc import Container
 from pathlib import Path
@@ -13,6 +13,8 @@ from matrix.agents.steps import StepIndex
 from matrix.data.rows import RowKey
 from matrix.data.work import Work
 from matrix.errors import DataError
+
+_LINE = re.compile(r"^\[(\d+), (\d+)\]$", re.MULTILINE)
 
 
 class PastAttempts:
@@ -33,7 +35,7 @@ class PastAttempts:
         self._index.read(lambda key: key not in done)
         deaths = folder / "deaths.jsonl"
         if deaths.is_file():
-            self._deaths.update(RowKey(*json.loads(line)) for line in deaths.read_text().splitlines())
+            self._deaths.update(RowKey(*map(int, key)) for key in _LINE.findall(deaths.read_text()))
         for writer in marked_writers(folder):
             self.died(writer)
 
@@ -48,7 +50,8 @@ class PastAttempts:
             self._deaths[guilty] += 1
             try:
                 with (self._folder / "deaths.jsonl").open("a") as file:
-                    file.write(json.dumps(guilty) + os.linesep)
+                    # The line break comes first, too: a full disk may have cut the line before.
+                    file.write(f"\n{json.dumps(guilty)}\n")
             except OSError as error:
                 raise DataError(f"{error.filename}: {error.strerror}") from error
         return guilty
