@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Container
+from contextlib import suppress
 from pathlib import Path
 
-from matrix.agents.mark import culprit, marked_writers
+from matrix.agents.mark import Culprit, culprit, marked_writers
 from matrix.agents.steps import StepIndex
-from matrix.data.rows import RowKey
+from matrix.data.rows import RowError, RowKey
 from matrix.data.work import Work
 from matrix.errors import DataError
-
-_LINE = re.compile(r"^\[(\d+), (\d+)\]$", re.MULTILINE)
 
 
 class PastAttempts:
@@ -29,13 +27,17 @@ class PastAttempts:
     def __init__(self, folder: Path, max_attempts: int, done: Container[object]) -> None:
         self._folder, self._max_attempts = folder, max_attempts
         self._index = StepIndex(folder)
-        self._deaths: Counter[RowKey] = Counter()
+        self._deaths: defaultdict[RowKey, list[Culprit]] = defaultdict(list)
         if not folder.is_dir():
             return
         self._index.read(lambda key: key not in done)
         deaths = folder / "deaths.jsonl"
         if deaths.is_file():
-            self._deaths.update(RowKey(*map(int, key)) for key in _LINE.findall(deaths.read_text()))
+            for line in deaths.read_text().splitlines():
+                # A full disk may have left half a line.
+                with suppress(ValueError):
+                    key, hung = json.loads(line)
+                    self._deaths[RowKey(*key)].append(Culprit(RowKey(*key), hung))
         for writer in marked_writers(folder):
             self.died(writer)
 
@@ -47,14 +49,14 @@ class PastAttempts:
         """
         guilty = culprit(self._folder, writer)
         if guilty is not None:
-            self._deaths[guilty] += 1
+            self._deaths[guilty.key].append(guilty)
             try:
                 with (self._folder / "deaths.jsonl").open("a") as file:
-                    # The line break comes first, too: a full disk may have cut the line before.
+                    # The line break comes first, too: the line before may be half a one.
                     file.write(f"\n{json.dumps(guilty)}\n")
             except OSError as error:
                 raise DataError(f"{error.filename}: {error.strerror}") from error
-        return guilty
+        return guilty.key if guilty is not None else None
 
     def left(self, writer: str, wanted: Container[object]) -> None:
         """Take in the steps that a process left that has died."""
@@ -62,12 +64,19 @@ class PastAttempts:
 
     def resumed(self, work: Work) -> Work:
         """The work with what is known of earlier attempts."""
-        deaths = self._deaths[work.key] if self._deaths else 0
-        give_up = None
-        if deaths >= self._max_attempts:
-            give_up = f"its process died {deaths} times while the row was running in it"
+        give_up = self._give_up(self._deaths[work.key]) if work.key in self._deaths else None
         steps = self._index.of(work.key)
         return work._replace(steps=tuple(steps), give_up=give_up) if steps or give_up else work
+
+    def _give_up(self, deaths: list[Culprit]) -> RowError | None:
+        hung = next((one.hung for one in deaths if one.hung), None)
+        if hung is not None:
+            # It would take as long each time.
+            message = "it kept its process busy without a pause, and nothing but the end of that helped"
+            return RowError("hangs", message, len(deaths), hung[-8000:])
+        if len(deaths) < self._max_attempts:
+            return None
+        return RowError("died", f"its process died {len(deaths)} times while the row was running in it", len(deaths))
 
     def finished(self, key: RowKey) -> None:
         """The row is over."""

@@ -3,11 +3,17 @@
 Thousands of rows are in flight in a peer that dies; most of them only wait. The row whose code the event loop is
 running writes its key into mapped memory before and takes it away after, for each time that the loop resumes it. Such
 memory is the kernel's, so that it can be read after a kill -9. A kill from outside mostly finds nobody.
+
+A row that keeps the loop busy for too long gets an exception. Code in C doesn't notice (a lock, a regular expression
+that never ends), and some of it lets no other Python code run; then a thread of faulthandler's, which is C, too, writes
+down where that is, and ends the process.
 """
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
+import logging
 import mmap
 import os
 import struct
@@ -16,7 +22,7 @@ import time
 import types
 from collections.abc import Coroutine, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matrix.data.rows import RowKey
 
@@ -24,6 +30,7 @@ _MARK = struct.Struct("<qqq")
 _NOBODY = _MARK.pack(-1, 0, 0)
 _LOOK_S = 1.0
 _PREFIX = "mark-"
+_LOG = logging.getLogger(__name__)
 
 
 class RoleHangsError(Exception):
@@ -42,6 +49,7 @@ class Mark:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = os.open(_path(folder, writer), os.O_RDWR | os.O_CREAT, 0o644)
         os.ftruncate(self._file, _MARK.size)
+        self._hang = _hang(folder, writer).open("w")
         self._memory = mmap.mmap(self._file, _MARK.size)
         self._memory[:] = _NOBODY
         self._resumed = 0
@@ -49,9 +57,13 @@ class Mark:
         self._watcher: threading.Thread | None = None
 
     def watch(self, limit_s: float) -> None:
-        """Interrupt what runs in this thread longer than that without a pause: RoleHangsError is raised in it."""
+        """Interrupt what runs in this thread longer than that without a pause: RoleHangsError is raised in it.
+
+        If that doesn't help, the process is ended after the same time again.
+        """
         arguments = (threading.get_ident(), limit_s)
         self._watcher = threading.Thread(target=self._watch, args=arguments, daemon=True, name="mark")
+        self._end_after(limit_s)
         self._watcher.start()
 
     @types.coroutine
@@ -80,28 +92,51 @@ class Mark:
         self._over.set()
         if self._watcher is not None:
             self._watcher.join()
+            faulthandler.cancel_dump_traceback_later()
+        self._hang.close()
         self._memory.close()
         os.close(self._file)
 
     def _watch(self, thread: int, limit_s: float) -> None:
-        seen, since = -1, 0.0
+        seen, since, told = -1, 0.0, False
         while not self._over.wait(min(_LOOK_S, limit_s / 4)):
             now = time.monotonic()
             if self._over.is_set() or self._memory[: _MARK.size] == _NOBODY or self._resumed != seen:
-                seen, since = self._resumed, now
-            elif now - since > limit_s:
+                seen, since, told = self._resumed, now, False
+                self._end_after(limit_s)
+            elif now - since > limit_s and not told:
+                told = True
+                index, trial, _ = _MARK.unpack(self._memory[: _MARK.size])
+                _LOG.warning("Row %d, trial %d keeps its process busy for %g s without a pause", index, trial, limit_s)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(RoleHangsError))
-                seen, since = -1, now
+
+    def _end_after(self, limit_s: float) -> None:
+        faulthandler.dump_traceback_later(2 * limit_s + _LOOK_S, exit=True, file=self._hang)
 
 
-def culprit(folder: Path, writer: str) -> RowKey | None:
-    """Whose code was running when a peer died; None: nobody's. Told once."""
+class Culprit(NamedTuple):
+    """Whose code was running when a peer died.
+
+    Attributes:
+        key: The row.
+        hung: Where it kept the process busy, if that was ended for it; empty: it died by itself.
+    """
+
+    key: RowKey
+    hung: str
+
+
+def culprit(folder: Path, writer: str) -> Culprit | None:
+    """Who it was; None: nobody. Told once."""
     path = _path(folder, writer)
     if not path.is_file() or path.stat().st_size != _MARK.size:
         return None
     index, trial, _ = _MARK.unpack(path.read_bytes())
     path.write_bytes(_NOBODY)
-    return None if index < 0 else RowKey(index, trial)
+    if index < 0:
+        return None
+    hang = _hang(folder, writer)
+    return Culprit(RowKey(index, trial), hang.read_text() if hang.is_file() else "")
 
 
 def marked_writers(folder: Path) -> list[str]:
@@ -111,3 +146,7 @@ def marked_writers(folder: Path) -> list[str]:
 
 def _path(folder: Path, writer: str) -> Path:
     return folder / f"{_PREFIX}{writer}"
+
+
+def _hang(folder: Path, writer: str) -> Path:
+    return folder / f"hang-{writer}"

@@ -155,12 +155,12 @@ class Flow:
             self._team.clocks -= {clock, turn_clock}
         return self._row(termination, error)
 
-    def give_up(self, why: str) -> AgentRow:
+    def give_up(self, why: RowError) -> AgentRow:
         """The row of a workflow that nobody should try again; what it holds is known from its steps."""
         self.held = {
             step.name.removeprefix(ONCE): step.result for step in self._replay.values() if step.name.startswith(ONCE)
         }
-        return self._row("error", RowError("died", why, self._team.max_attempts))
+        return self._row("error", why)
 
     async def _walk(self, clock: Clock, turn_clock: Clock) -> str:
         team, state = self._team, self.state

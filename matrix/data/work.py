@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from matrix.data.readers import BadRow, Dataset
-from matrix.data.rows import Example, RowKey
+from matrix.data.rows import Example, RowError, RowKey
 
 
 class Work(NamedTuple):
@@ -22,7 +22,7 @@ class Work(NamedTuple):
     trial: int
     message: bytes | None = None
     steps: tuple[bytes, ...] = ()
-    give_up: str | None = None
+    give_up: RowError | None = None
 
     @property
     def key(self) -> RowKey:

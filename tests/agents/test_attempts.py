@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from matrix.agents import mark
 from matrix.agents.attempts import PastAttempts
 from matrix.agents.steps import Step, StepJournal
-from matrix.data.rows import RowKey
+from matrix.data.rows import RowError, RowKey
 from tests.agents.small_teams import in_process, run, team_file, team_spec, texts, work
 from tests.fake_engine import FakeEngine, echo
 
@@ -53,14 +54,14 @@ def test_deaths_add_up_over_starts(tmp_path: Path) -> None:
     assert found.died("driver-3") == RowKey(1, 0)
     assert found.died("driver-3") is None
     gave_up = found.resumed(ROWS[1])
-    assert gave_up.give_up == "its process died 2 times while the row was running in it"
+    assert gave_up.give_up == RowError("died", "its process died 2 times while the row was running in it", 2)
     assert past(tmp_path).resumed(ROWS[1]) == gave_up
     assert past(tmp_path).resumed(ROWS[0]) == ROWS[0]
 
 
 def test_half_a_line_of_deaths_is_none(tmp_path: Path) -> None:
     (tmp_path / "steps").mkdir()
-    (tmp_path / "steps" / "deaths.jsonl").write_text("[1, 0]\n[1, 0")
+    (tmp_path / "steps" / "deaths.jsonl").write_text('[[1, 0], ""]\n[[1, 0], "')
     assert past(tmp_path, most=1).resumed(ROWS[1]).give_up
     assert past(tmp_path, most=2).resumed(ROWS[1]).give_up is None
     dies(tmp_path / "steps", RowKey(1, 0))
@@ -81,13 +82,21 @@ ASKS = """
         with open(Path(__file__).with_name("notes"), "a") as file:
             file.write(f"{id} ")
 """
+HANGS = """
+    async def alone(state, tools):
+        await tools.llm([{"role": "user", "content": state.id}])
+        if state.task["dies_at"]:
+            HANG
+        return "fine"
+"""
 START = """
     import asyncio, sys
     from pathlib import Path
     from tests.agents.small_teams import *
 
     folder = Path(sys.argv[1])
-    spec = team_spec(folder / "team.py", {"max_attempts": 2}, order=["alone"], repeat=False)
+    role = {"timeout_s": float(sys.argv[3])}
+    spec = team_spec(folder / "team.py", {"max_attempts": 2}, order=["alone"], repeat=False, roles={"alone": role})
     rows = work(*({"dies_at": 1 if number == 3 else None} for number in range(6)))
     asyncio.run(run(spec, folder, rows, sys.argv[2]))
 """
@@ -96,7 +105,7 @@ START = """
 def test_a_row_that_kills_its_process_is_an_error_and_nothing_is_paid_twice(tmp_path: Path) -> None:
     team_file(tmp_path, ASKS)
     with FakeEngine.in_thread(latency_s=0.02) as engine:
-        codes = [in_process(START, str(tmp_path), engine.url).returncode for _ in range(3)]
+        codes = [in_process(START, str(tmp_path), engine.url, "60").returncode for _ in range(3)]
         asked = Counter(map(echo, engine.requests))
     assert codes == [9, 9, 0]
     found = {row.id: row for row in _written(tmp_path)}
@@ -112,6 +121,23 @@ def test_a_row_that_kills_its_process_is_an_error_and_nothing_is_paid_twice(tmp_
     assert "3 2" not in asked
     assert all(asked[f"{id_} {number}"] in {1, 2, 3} for id_ in "01245" for number in range(3))
     assert sorted((tmp_path / "notes").read_text().split()) == list("01245")
+
+
+@pytest.mark.parametrize("hang", ["time.sleep(60)", "import re; re.match('(a+)+$', 'a' * 60 + 'b')"])
+def test_a_row_that_keeps_its_process_from_everything_is_an_error_once_that_is_ended(tmp_path: Path, hang: str) -> None:
+    """In C, where no exception of ours gets; the second holds Python's lock, too."""
+    team_file(tmp_path, HANGS.replace("HANG", hang))
+    with FakeEngine.in_thread() as engine:
+        first = in_process(START, str(tmp_path), engine.url, "0.5")
+        assert first.returncode == 1, first.stderr
+        again = in_process(START, str(tmp_path), engine.url, "0.5")
+        assert again.returncode == 0, again.stderr
+    found = {row.id: row for row in _written(tmp_path)}
+    assert {id_ for id_, row in found.items() if row.status == "error"} == {"3"}
+    assert found["3"].error is not None
+    assert found["3"].error.type == "hangs"
+    assert "nothing but the end of that helped" in found["3"].error.message
+    assert re.search(r'team\.py", line \d+ in alone', found["3"].error.traceback or "")
 
 
 def _written(folder: Path):  # type: ignore[no-untyped-def]
