@@ -15,8 +15,9 @@ from matrix.data.rows import Call, Response, Score
 from matrix.errors import DataError, RequestError
 
 if TYPE_CHECKING:
+    from matrix.agents.clock import Clock
     from matrix.agents.seats import Seat
-    from matrix.agents.workflow import Clock, Flow
+    from matrix.agents.workflow import Flow
 
 SHOWN_CHARS = 2000
 """Of a tool's result, in the history."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from matrix.agents.actors import ActorPool
+from matrix.agents.clock import Clock
 from matrix.agents.load import Loader
 from matrix.agents.mark import Mark
 from matrix.agents.pulse import Pulse, RoleCount
@@ -19,7 +20,7 @@ from matrix.agents.route import compile_route
 from matrix.agents.seats import Release, Seat, make_role
 from matrix.agents.steps import StepJournal
 from matrix.agents.toolbox import Toolbox
-from matrix.agents.workflow import Clock, Flow, LeavingError
+from matrix.agents.workflow import Flow, LeavingError
 from matrix.client.gate import Gate, GateClosedError
 from matrix.client.http import ModelClient
 from matrix.data.readers import BadRow

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from matrix.agents.calls import ONCE, BoundTools
+from matrix.agents.clock import UNLIMITED, Clock
 from matrix.agents.merge import merged
 from matrix.agents.outcome import figures
 from matrix.agents.route import FINISH, TO_END, Move, RouteError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of the message that a workflow is when it moves to another peer."""
-_NEVER = float("inf")
 
 
 class LimitReachedError(Exception):
@@ -37,50 +37,6 @@ class LimitReachedError(Exception):
 
 class LeavingError(Exception):
     """The workflow goes on in another peer; its only argument is the message, or the work that is left."""
-
-
-class Clock:
-    """How long something may go on: a row, or a turn, whose time stands still while its requests are with the client.
-
-    Attributes:
-        due: When it is late (`time.monotonic`).
-        late: It was cancelled for that.
-    """
-
-    __slots__ = ("_left", "_paused", "due", "late", "task")
-
-    def __init__(self, task: asyncio.Task[Any] | None, due: float | None = None) -> None:
-        self.task = task
-        self.due = _NEVER if due is None else due
-        self.late = False
-        self._left = 0.0
-        self._paused = 0
-
-    def __enter__(self) -> None:
-        if not self._paused:
-            self._left, self.due = self.due - time.monotonic(), _NEVER
-        self._paused += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._paused -= 1
-        if not self._paused:
-            self.due = time.monotonic() + self._left
-
-    def end(self) -> None:
-        """Cancel what is late."""
-        self.due, self.late = _NEVER, True
-        if self.task is not None:
-            self.task.cancel()
-
-    def was_late(self) -> bool:
-        """Whether a CancelledError means that this is late, and nothing else; it can be late again after that."""
-        late, self.late = self.late, False
-        return late and self.task is not None and not self.task.uncancel()
-
-    def rest(self) -> None:
-        """Stand still until it is set again; that it was late, which a role kept to itself, is forgotten."""
-        self.due = _NEVER
-        self.was_late()
 
 
 class Flow:
@@ -132,8 +88,11 @@ class Flow:
             DataError: A step can't be written.
         """
         task, limit_s = asyncio.current_task(), self._team.limits.seconds
-        clock, turn_clock = Clock(task, None if limit_s is None else self.began + limit_s), Clock(task)
-        self._team.clocks |= {clock, turn_clock}
+        clock = UNLIMITED if limit_s is None else Clock(task, self.began + limit_s)
+        turn_clock = Clock(task)
+        clocks = self._team.clocks
+        clocks.add(clock)
+        clocks.add(turn_clock)
         error = None
         try:
             termination = await self._walk(clock, turn_clock)
@@ -152,7 +111,8 @@ class Flow:
         except Exception as unforeseen:  # noqa: BLE001 - what roles leave in a state comes up between their turns, too
             termination, error = "error", row_error(self.at, unforeseen)
         finally:
-            self._team.clocks -= {clock, turn_clock}
+            clocks.discard(clock)
+            clocks.discard(turn_clock)
         return self._row(termination, error)
 
     def give_up(self, why: RowError) -> AgentRow:
@@ -245,17 +205,14 @@ class Flow:
         except (GateClosedError, LimitReachedError, _StepNotWrittenError):
             raise
         except (Exception, SystemExit, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError):
-                if clock.was_late():
-                    message = f"took more than {seat.timeout_s:g} s for a turn (agents.roles.{seat.name}.timeout_s)"
-                    raise _RoleFailedError(RowError("timeout", f"{seat.name} {message}", 1)) from error
-                # Something that the role waits for may have been cancelled, and not this row.
-                if clock.task is None or clock.task.cancelling():
-                    raise
-            took_s = time.monotonic() - began
+            failure = _failure(seat, clock, error)
+            if failure is None:
+                raise
             if tools.calls:
+                _count_calls(count, tools.calls)
+                took_s = time.monotonic() - began
                 state.history.append(Entry(seat.name, "", began - self.began, took_s, calls=tools.calls))
-            raise _RoleFailedError(row_error(seat.name, error)) from error
+            raise _RoleFailedError(failure) from error
         finally:
             clock.rest()
             count.in_flight -= 1
@@ -377,6 +334,18 @@ class _RoleFailedError(Exception):
 
 class _StepNotWrittenError(DataError):
     """The disk refuses: the run can't go on."""
+
+
+def _failure(seat: Seat, clock: Clock, error: BaseException) -> RowError | None:
+    """What an exception in a turn makes of the row; None: it isn't the turn's, the row itself is to end."""
+    if isinstance(error, asyncio.CancelledError):
+        if clock.was_late():
+            message = f"took more than {seat.timeout_s:g} s for a turn (agents.roles.{seat.name}.timeout_s)"
+            return RowError("timeout", f"{seat.name} {message}", 1)
+        # Something that the role waits for may have been cancelled, and not this row.
+        if clock.task is None or clock.task.cancelling():
+            return None
+    return row_error(seat.name, error)
 
 
 def _count_calls(count: Any, calls: list[Call]) -> None:

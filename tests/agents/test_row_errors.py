@@ -10,7 +10,6 @@ import pytest
 from matrix.data.readers import BadRow
 from matrix.data.work import Work
 from matrix.pipelines.metrics import summarise
-from matrix.spec import Price
 from tests.agents.small_teams import run, run_one, team_file, team_spec, texts, work
 from tests.fake_engine import FakeEngine, Fault
 
@@ -157,7 +156,7 @@ async def test_what_the_summary_could_not_read_is_an_error(tmp_path: Path, what:
     row = await one(tmp_path, f"async def alone(state, tools): return {what}")
     assert row.error is not None
     assert row.error.type in {"data", "TypeError"}
-    assert summarise([row], []).to_dict(Price())["rows"]["error"] == 1
+    assert summarise([row], []).to_dict()["rows"]["error"] == 1
 
 
 async def test_figures_of_numpy_and_those_that_are_none(tmp_path: Path) -> None:
@@ -170,7 +169,7 @@ async def test_figures_of_numpy_and_those_that_are_none(tmp_path: Path) -> None:
     """
     row = await one(tmp_path, code, repeat=True, ends=["alone"])
     assert row.metrics == {"a": 0.5, "b": 2.0, "c": 1.0}
-    found = summarise([row], []).to_dict(Price())
+    found = summarise([row], []).to_dict()
     assert found["terminations"] == {"over": 1}
     assert found["metrics"]["a"] == {"mean": 0.5, "stderr": None, "count": 1}
     assert "d" not in found["metrics"]
