@@ -65,6 +65,24 @@ class Loader:
         """Make a role.
 
         Raises:
+            ConfigError: It isn't one, its options don't fit, or its class fails.
+        """
+        found, options = self.check_role(name, spec)
+        if not inspect.isclass(found):
+            return cast("Act", found)
+        try:
+            return cast("Role", found(**options))
+        except MatrixError as error:
+            raise ConfigError([Problem(f"agents.roles.{name}.options", None, str(error))]) from error
+        except (Exception, SystemExit) as error:
+            line = next((f", line {frame.tb_lineno}" for frame in _frames(error, self._file)), "")
+            message = f"can't be made: {type(error).__name__}: {error}{line}"
+            raise ConfigError([Problem(f"agents.roles.{name}.use", spec.use or name, message)]) from error
+
+    def check_role(self, name: str, spec: RoleSpec) -> tuple[Any, dict[str, Any]]:
+        """Find a role's function, or its class and the options for it, which may take minutes to make one of.
+
+        Raises:
             ConfigError: It isn't one, or its options don't fit.
         """
         key = f"agents.roles.{name}"
@@ -77,11 +95,7 @@ class Loader:
             if abstract := getattr(found, "__abstractmethods__", None):
                 missing = ", ".join(sorted(abstract))
                 raise ConfigError([Problem(f"{key}.use", use, f"lacks {missing}", "define it")])
-            options = _options(found, spec.options, f"{key}.options")
-            try:
-                return cast("Role", found(**options))
-            except MatrixError as error:
-                raise ConfigError([Problem(f"{key}.options", None, str(error))]) from error
+            return found, _options(found, spec.options, f"{key}.options")
         if not inspect.iscoroutinefunction(found):
             hint = "async def NAME(state, tools), or a class with async def act(self, state, tools)"
             raise ConfigError([Problem(f"{key}.use", use, "is neither an async function nor a class", hint)])
@@ -92,16 +106,20 @@ class Loader:
         if spec.options:
             hint = "make it a class whose __init__ takes them"
             raise ConfigError([Problem(f"{key}.options", spec.options, "a function takes no options", hint)])
-        return cast("Act", found)
+        return found, {}
 
 
 def _options(role: type, options: dict[str, Any], key: str) -> dict[str, Any]:
     """The options as the class declares them."""
-    parameters = [
-        one
-        for one in inspect.signature(role, eval_str=True).parameters.values()
-        if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-    ]
+    try:
+        signature = inspect.signature(role, eval_str=True)
+    except (NameError, AttributeError, TypeError) as error:
+        hint = "import it for real, not only under TYPE_CHECKING"
+        raise ConfigError(
+            [Problem(key, None, f"{role.__name__} has a type hint that can't be read: {error}", hint)]
+        ) from error
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = [one for one in signature.parameters.values() if one.kind in kinds]
     problems = [
         Problem(f"{key}.{name}", options[name], "no such option", did_you_mean(name, [one.name for one in parameters]))
         for name in options
@@ -154,7 +172,7 @@ def _load_file(file: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         line = next((f", line {frame.tb_lineno}" for frame in _frames(error, file)), "")
         raise ConfigError(
@@ -163,7 +181,7 @@ def _load_file(file: Path) -> ModuleType:
     return module
 
 
-def _frames(error: BaseException, file: Path) -> list[Any]:
+def _frames(error: BaseException, file: Path | None) -> list[Any]:
     """Where in the file it happened, the innermost first."""
     found, frame = [], error.__traceback__
     while frame is not None:

@@ -43,7 +43,8 @@ def _check_role(
     name: str, role: RoleSpec, agents: AgentsSpec, loader: Loader, sampling: SamplingSpec, apps: dict[str, AppSpec]
 ) -> list[Problem]:
     key = f"agents.roles.{name}"
-    problems = _raised(lambda: loader.role(name, role))
+    # One in processes of its own may take minutes to make, and a GPU.
+    problems = _raised(lambda: loader.check_role(name, role) if role.is_actor else loader.role(name, role))
     problems += _raised(lambda: sampling_fields(sampling, role.sampling, f"{key}.sampling"))
     if role.prompt is not None:
         problems += _raised(lambda: compile_template(role.prompt or "", f"{key}.prompt"))
