@@ -28,6 +28,7 @@ class Stopwatch:
             "requests": len(ordered),
             "seconds": seconds,
             "cpu_s": cpu_s,
+            "mean_s": sum(ordered) / len(ordered),
             "p50_s": ordered[len(ordered) // 2],
             "p99_s": ordered[len(ordered) * 99 // 100],
         }

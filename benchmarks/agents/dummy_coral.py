@@ -1,6 +1,6 @@
 """The team of `overhead.py` for matrix: Coral's roles without a model.
 
-`agents=custom agents.file=benchmarks/agents/dummy_coral.py agents.ends=[answer_matcher]`, and in `agents.order` teacher,
+`agents=custom agents.file=benchmarks/agents/dummy_coral.py agents.ends=[answer_matcher]` and `agents.order`: teacher,
 answer_extractor, answer_matcher, student, answer_extractor, answer_matcher.
 """
 

@@ -124,7 +124,7 @@ def matrix(drivers: int) -> Callable[[Task], dict[str, float]]:
         overrides = [
             *(*AGENTS, *NO_MODEL, f"dataset.path={task.rows}", f"dataset.limit={task.count}", "tracker=none"),
             *("dataset.id_key=question_id", f"workload.drivers={drivers}", f"run.dir={run_dir}"),
-            f"workload.concurrency={task.in_flight}",
+            *(f"workload.concurrency={task.in_flight}", f"workload.max_in_flight={task.in_flight}"),
         ]
         environment = {**os.environ, "BENCHMARK_MARKS": str(marks), **({"BENCHMARK_PAUSE": "1"} if task.pause else {})}
         used = meter.run([sys.executable, str(ROOT / "run.py"), *overrides], task.folder, environment)

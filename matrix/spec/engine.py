@@ -134,6 +134,9 @@ class SimulatedEngine(AppEngine):
     """Requests that are worked on at a time, others queue; None: no limit."""
     kv_cache_tokens: int | None = Field(default=None, gt=0)
     """Tokens that the KV cache holds; a request that doesn't fit (prompt and answer) queues. None: no limit."""
+    prefix_cache_tokens: int | None = Field(default=None, gt=0)
+    """Tokens of earlier prompts and answers that each replica remembers: what a prompt has of them takes no time
+    (`first_token_s` counts for the rest), and the usage tells of it. None: no prefix cache."""
 
 
 class RemoteEngine(AppEngine):

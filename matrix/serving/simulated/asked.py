@@ -34,6 +34,7 @@ class Asked:
         tool: Name of the function that is called; None: none.
         is_tool_named: Whether the request named it.
         logprobs: Number of alternatives to each token that are told, 0: only the token's own; None: nothing.
+        cached_tokens: Those of the prompts that the prefix cache had; None without one.
     """
 
     model: str | None
@@ -46,6 +47,7 @@ class Asked:
     tool: str | None = None
     is_tool_named: bool = False
     logprobs: int | None = None
+    cached_tokens: int | None = None
 
 
 def read_chat(body: Json) -> Asked:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 from matrix.client.rates import Rates
 from matrix.serving.backend import ApiError, Backend, Json
 from matrix.serving.meter import gauge
 from matrix.serving.simulated.admission import Admission
 from matrix.serving.simulated.asked import Asked, read_chat, read_completion, read_embedding
+from matrix.serving.simulated.prefix import PrefixCache, chat_text, completion_texts, message_text
 from matrix.serving.simulated.script import Fate, Script
 from matrix.serving.simulated.shapes import Chat, Completion, Shape, embedding
 from matrix.spec.engine import SimulatedEngine
@@ -38,6 +40,7 @@ class SimulatedBackend(Backend):
         self._rates = Rates(engine.requests_per_minute, engine.tokens_per_minute)
         self._answer_tokens = engine.output_tokens.mean
         self._admission = Admission(engine.max_running, engine.kv_cache_tokens)
+        self._prefixes = PrefixCache(engine.prefix_cache_tokens) if engine.prefix_cache_tokens is not None else None
         self._streams = 0
 
     async def start(self) -> None:
@@ -62,11 +65,11 @@ class SimulatedBackend(Backend):
 
     async def chat(self, body: Json) -> Json:
         """Answer a chat completion request."""
-        return await self._whole(read_chat(body), Chat)
+        return await self._whole(body, read_chat, Chat)
 
     async def complete(self, body: Json) -> Json:
         """Answer a text completion request."""
-        return await self._whole(read_completion(body), Completion)
+        return await self._whole(body, read_completion, Completion)
 
     def stream_chat(self, body: Json) -> AsyncIterator[Json]:
         """Answer a chat completion request in chunks."""
@@ -92,18 +95,42 @@ class SimulatedBackend(Backend):
         usage = {"prompt_tokens": asked.prompt_tokens, "total_tokens": asked.prompt_tokens}
         return {"object": "list", "model": asked.model or self._name, "data": data, "usage": usage}
 
-    async def _whole(self, asked: Asked, shape: Callable[[Asked, Fate, str], Shape]) -> Json:
+    async def _whole(
+        self, body: Json, read: Callable[[Json], Asked], shape: Callable[[Asked, Fate, str], Shape]
+    ) -> Json:
+        asked = read(body)
         fate = self._draw(asked)
-        await self._play(asked, fate)
+        asked, fate = await self._play(asked, fate, body)
         return shape(asked, fate, self._name).whole()
 
-    async def _play(self, asked: Asked, fate: Fate) -> None:
+    async def _play(self, asked: Asked, fate: Fate, body: Json | None = None) -> tuple[Asked, Fate]:
+        """Let an answer take its time; returns both as they are with what the prefix cache had."""
         tokens = asked.prompt_tokens + fate.tokens
         await self._admission.enter(tokens)
         try:
+            asked, fate = self._prefilled(asked, fate, body)
             await _begin(fate, fate.seconds)
         finally:
             self._admission.leave(tokens)
+        self._answered(fate, body)
+        return asked, fate
+
+    def _prefilled(self, asked: Asked, fate: Fate, body: Json | None) -> tuple[Asked, Fate]:
+        """The request when it begins to run: what the cache has of its prompt takes no time."""
+        if self._prefixes is None or body is None:
+            return asked, fate
+        texts = [chat_text(body)] if "messages" in body else completion_texts(body)
+        cached = sum(map(self._prefixes.read, texts))
+        for text in texts:
+            self._prefixes.keep(text)
+        share = max(0.0, 1 - cached / asked.prompt_tokens)
+        return replace(asked, cached_tokens=cached), replace(fate, first_token_s=fate.first_token_s * share)
+
+    def _answered(self, fate: Fate, body: Json | None) -> None:
+        """Keep an answer behind its prompt, for the next turn of the conversation."""
+        if self._prefixes is not None and body is not None and "messages" in body:
+            for choice in fate.choices:
+                self._prefixes.keep(chat_text(body) + message_text("assistant", "".join(choice.tokens)))
 
     async def _chunks(
         self, body: Json, read: Callable[[Json], Asked], shape: Callable[[Asked, Fate, str], Shape]
@@ -114,6 +141,7 @@ class SimulatedBackend(Backend):
         await self._admission.enter(tokens)
         self._streams += 1
         try:
+            asked, fate = self._prefilled(asked, fate, body)
             await _begin(fate, fate.first_token_s)
             made = shape(asked, fate, self._name)
             for chunk in made.first():
@@ -125,6 +153,7 @@ class SimulatedBackend(Backend):
                     if max(sent, 0) < len(choice.tokens) or (sent < 0 and not choice.tokens):
                         yield made.chunk(index, max(sent, 0), due)
                 sent = due
+            self._answered(fate, body)
             if (body.get("stream_options") or {}).get("include_usage"):
                 yield made.last()
         finally:

@@ -62,7 +62,9 @@ class _Shape(ABC):
 
     def _usage(self) -> Json:
         prompt, completion = self._asked.prompt_tokens, self._fate.tokens
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        cached = self._asked.cached_tokens
+        return usage if cached is None else {**usage, "prompt_tokens_details": {"cached_tokens": cached}}
 
     def _chunk(self, choice: Json) -> Json:
         return {**self._head, "object": self.chunk_kind, "choices": [choice]}
