@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from pathlib import Path
+
+import coral
 
 from matrix.agents import State, Tools, Turn
-
-sys.path.insert(0, str(Path(__file__).parent))
-import coral
 
 PAUSE = bool(os.environ.get("BENCHMARK_PAUSE"))
 

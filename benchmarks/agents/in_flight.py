@@ -1,6 +1,7 @@
 """Many workflows in flight over a slow model: `python benchmarks/agents/in_flight.py [--in-flight 2000,10000,20000]`.
 
-Rows of five turns; a turn takes a lognormal time (median 1 s, 99th percentile 6 s, mean 1.35 s), four rows for each place.
+Rows of five turns, four rows for each place; a turn takes a lognormal time (median 1 s, 99th percentile 6 s).
+
 The ideal begins a row the moment that one before it ends, and everything but the model costs nothing (`latency.ideal`).
 What is compared is the number of turns that end within a window, with the number that end in the ideal's same window:
 
@@ -12,9 +13,9 @@ What is compared is the number of turns that end within a window, with the numbe
 
 - sleeping: the model's time is a sleep within the process, which leaves the runtime alone: plain asyncio (no framework,
   nothing kept), and matrix with one driver and two, each turn a journalled step;
-- asking: the simulated engine, in a process of its own that shares the two cores, is asked over HTTP: `wire` (bytes made
-  beforehand, `clients.py`: the server's own limit), plain aiohttp, matrix. Each request in flight is a connection, so
-  that the limit of open files limits those of a server; where it is lower, that many are in flight.
+- asking: the simulated engine, in a process of its own that shares the two cores, is asked over HTTP: `wire` (bytes
+  made beforehand, `clients.py`: the server's own limit), plain aiohttp, matrix. Each request in flight is a connection,
+  so that the limit of open files limits those of a server; where it is lower, that many are in flight.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import latency
 import meter
 import tables
 from engines import Engines
-from overhead import CORES, NO_MODEL, ROOT
+from overhead import CORES, NO_MODEL, ROOT, environment_of_teams
 from processes import say
 
 HERE = Path(__file__).parent
@@ -140,11 +141,11 @@ def matrix(
         *("agents=custom", f"agents.file={HERE / 'latency_team.py'}", "agents.repeat=false"),
         f"agents.order=[{','.join(['asker' if url else 'sleeper'] * latency.HOPS)}]",
         *(NO_MODEL if url is None else model),
-        *("model.name=sim", f"dataset.path={data}", "tracker=none", f"workload.drivers={drivers}"),
+        *(f"dataset.path={data}", "tracker=none", f"workload.drivers={drivers}"),
         *(f"workload.concurrency={in_flight}", f"workload.max_in_flight={in_flight}", f"run.dir={run_dir}"),
     ]
-    environment = {**os.environ, "BENCHMARK_MARKS": str(marks)}
-    used = meter.run([sys.executable, str(ROOT / "run.py"), *overrides], folder, environment, beside=beside)
+    command = [sys.executable, str(ROOT / "run.py"), *overrides]
+    used = meter.run(command, folder, environment_of_teams(marks), beside=beside)
     began = min(float(mark.read_text()) for mark in marks.iterdir())
     return used, began, list(turn_ends(run_dir / "rows.jsonl"))
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from pathlib import Path
 
-from matrix.agents import State, Tools, Turn
-
-sys.path.insert(0, str(Path(__file__).parent))
 import coral
 import latency
+
+from matrix.agents import State, Tools, Turn
 
 
 async def _answer(seconds: float) -> str:

@@ -3,9 +3,9 @@
 Coral's loop of six steps (`coral.py`), 8.4 turns a row, by roles that answer at once. All contestants take the same
 turns over the same file of rows, one after another on the same two cores, and each round begins with another one:
 
-- asyncio: two processes without a framework (`contestants.py`): the limit. Its results are thrown away, or written as
-  lines of JSON (`asyncio, written`), or other rows run in each turn as well (`asyncio, written, pausing`), without
-  which a row never waits for anything and so no other one is in flight beside it;
+- asyncio: one process or two without a framework (`contestants.py`): the limit. Its results are thrown away, or written
+  as lines of JSON, or (`pausing`) other rows run in each turn as well: without that a row never waits for anything, and
+  so no other one is in flight beside it;
 - langgraph: the same functions in a compiled StateGraph, two processes; `langgraph, sqlite` with its checkpointer;
 - fair-matrix: 0.2.6's own dummy Coral config, by its own entry point, in an environment of its own, on its own Ray;
 - matrix: `python run.py` with `dummy_coral.py`, journal on, one driver, and two (which need Ray).
@@ -52,7 +52,13 @@ AGENTS = (
     *("agents.ends=[answer_matcher]", f"agents.limits.turns={coral.MOST_TURNS}"),
 )
 # Nobody listens there, and nobody is asked.
-NO_MODEL = ("engine=openai", "engine.base_url=http://127.0.0.1:9/v1", "engine.api_key_env=null", "model=api")
+NO_MODEL = (
+    "engine=openai",
+    "engine.base_url=http://127.0.0.1:9/v1",
+    "engine.api_key_env=null",
+    "model=api",
+    "model.name=none",
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def matrix(drivers: int) -> Callable[[Task], dict[str, float]]:
             *("dataset.id_key=question_id", f"workload.drivers={drivers}", f"run.dir={run_dir}"),
             *(f"workload.concurrency={task.in_flight}", f"workload.max_in_flight={task.in_flight}"),
         ]
-        environment = {**os.environ, "BENCHMARK_MARKS": str(marks), **({"BENCHMARK_PAUSE": "1"} if task.pause else {})}
+        environment = environment_of_teams(marks) | ({"BENCHMARK_PAUSE": "1"} if task.pause else {})
         used = meter.run([sys.executable, str(ROOT / "run.py"), *overrides], task.folder, environment)
         hops = sum(len(json.loads(line)["history"]) for line in (run_dir / "rows.jsonl").open("rb"))
         began = min(float(mark.read_text()) for mark in marks.iterdir())
@@ -134,6 +140,11 @@ def matrix(drivers: int) -> Callable[[Task], dict[str, float]]:
         return figures(task, used, hops, began, ended)
 
     return measure
+
+
+def environment_of_teams(marks: Path) -> dict[str, str]:
+    """For a run with a team of this folder: drivers get a copy of its file, so what it imports is found by the path."""
+    return {**os.environ, "BENCHMARK_MARKS": str(marks), "PYTHONPATH": f"{ROOT}:{HERE}"}
 
 
 def figures(
@@ -165,19 +176,23 @@ def figures(
 
 def contestants() -> dict[str, tuple[Callable[[Task], dict[str, float]], Callable[[int], int]]]:
     """By name: who measures it, and how many rows it gets for a number in flight."""
-    graph = peers.langgraph_python
+    graph, written = peers.langgraph_python, ("--write", "FOLDER")
     return {
-        "asyncio, thrown away": (plain("asyncio"), lambda _: 200_000),
-        "asyncio, written": (plain("asyncio", "--write", "FOLDER"), lambda _: 200_000),
-        "asyncio, written, pausing": (plain("asyncio", "--write", "FOLDER", "--pause"), lambda _: 200_000),
+        "asyncio, 2 processes, thrown away": (plain("asyncio"), lambda _: 200_000),
+        "asyncio, 1 process, written": (plain("asyncio", "--processes", "1", *written), lambda _: 200_000),
+        "asyncio, 2 processes, written": (plain("asyncio", *written), lambda _: 200_000),
+        "asyncio, 1 process, written, pausing": (
+            plain("asyncio", "--processes", "1", "--pause", *written),
+            lambda _: 200_000,
+        ),
         "langgraph": (plain("langgraph", python=graph), lambda _: 10_000),
         "langgraph, sqlite": (
-            plain("langgraph-sqlite", "--write", "FOLDER", python=graph),
+            plain("langgraph-sqlite", *written, python=graph),
             lambda n: max(2_000, min(n, 10_000)),
         ),
         "fair-matrix": (fair_matrix, lambda n: max(1_000, 2 * n if n < 10_000 else n)),
-        "matrix, 1 driver": (matrix(1), lambda _: 10_000),
-        "matrix, 2 drivers": (matrix(2), lambda _: 10_000),
+        "matrix, 1 driver": (matrix(1), lambda _: 50_000),
+        "matrix, 2 drivers": (matrix(2), lambda _: 50_000),
     }
 
 
