@@ -34,7 +34,7 @@ import latency
 import meter
 import tables
 from engines import Engines
-from overhead import CORES, NO_MODEL, ROOT, environment_of_teams
+from overhead import CORES, ROOT, environment_of_teams, model_at
 from processes import say
 
 HERE = Path(__file__).parent
@@ -136,12 +136,11 @@ def matrix(
         file.writelines(
             json.dumps({"question_id": row, "question": "What is the discount?"}) + "\n" for row in range(rows)
         )
-    model = [f"engine.base_url={url}" if part.startswith("engine.base_url") else part for part in NO_MODEL]
     overrides = [
         *("agents=custom", f"agents.file={HERE / 'latency_team.py'}", "agents.repeat=false"),
         f"agents.order=[{','.join(['asker' if url else 'sleeper'] * latency.HOPS)}]",
-        *(NO_MODEL if url is None else model),
-        *(f"dataset.path={data}", "tracker=none", f"workload.drivers={drivers}"),
+        *(model_at(url) if url else model_at()),
+        *(f"dataset.path={data}", "dataset.id_key=null", "tracker=none", f"workload.drivers={drivers}"),
         *(f"workload.concurrency={in_flight}", f"workload.max_in_flight={in_flight}", f"run.dir={run_dir}"),
     ]
     command = [sys.executable, str(ROOT / "run.py"), *overrides]

@@ -51,14 +51,6 @@ AGENTS = (
     *("agents=custom", f"agents.file={HERE / 'dummy_coral.py'}", f"agents.order=[{','.join(coral.ORDER)}]"),
     *("agents.ends=[answer_matcher]", f"agents.limits.turns={coral.MOST_TURNS}"),
 )
-# Nobody listens there, and nobody is asked.
-NO_MODEL = (
-    "engine=openai",
-    "engine.base_url=http://127.0.0.1:9/v1",
-    "engine.api_key_env=null",
-    "model=api",
-    "model.name=none",
-)
 
 
 @dataclass(frozen=True)
@@ -128,7 +120,7 @@ def matrix(drivers: int) -> Callable[[Task], dict[str, float]]:
         marks, run_dir = task.folder / "marks", task.folder / "run"
         marks.mkdir()
         overrides = [
-            *(*AGENTS, *NO_MODEL, f"dataset.path={task.rows}", f"dataset.limit={task.count}", "tracker=none"),
+            *(*AGENTS, *model_at(), f"dataset.path={task.rows}", f"dataset.limit={task.count}", "tracker=none"),
             *("dataset.id_key=question_id", f"workload.drivers={drivers}", f"run.dir={run_dir}"),
             *(f"workload.concurrency={task.in_flight}", f"workload.max_in_flight={task.in_flight}"),
         ]
@@ -140,6 +132,11 @@ def matrix(drivers: int) -> Callable[[Task], dict[str, float]]:
         return figures(task, used, hops, began, ended)
 
     return measure
+
+
+def model_at(url: str = "http://127.0.0.1:9/v1") -> list[str]:
+    """Overrides for a model; by default one where nobody listens, since nobody is asked."""
+    return ["engine=openai", f"engine.base_url={url}", "engine.api_key_env=null", "model=api", "model.name=sim"]
 
 
 def environment_of_teams(marks: Path) -> dict[str, str]:
