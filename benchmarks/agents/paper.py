@@ -1,8 +1,8 @@
 """What row-level scheduling gives, and what peers give: `python benchmarks/agents/paper.py [--repeat 3] [--quick]`.
 
 After the three comparisons of "Matrix: Peer-to-Peer Multi-Agent Synthetic Data Generation Framework" (arXiv
-2511.21686). It sets a peer-to-peer runtime that schedules rows against schedulers of batches, and against the threads of
-one node; what it leaves out is a baseline that schedules rows without peers. Here are all, at the same rows and model:
+2511.21686). It sets a peer-to-peer runtime that schedules rows against schedulers of batches and the threads of one
+node; what it leaves out is a baseline that schedules rows without peers. Here are all, at the same rows and model:
 
 - batches: a barrier after each step of a batch, one batch under way, or four of a quarter of the size;
 - asyncio: many drivers in one process, a row each, plain aiohttp, nothing kept;
