@@ -49,7 +49,7 @@ COLUMNS = {
     "errors": ("error rows", ",.0f"),
     "again": ("requests asked again", ",.0f"),
     "again_share": ("of all", ".2%"),
-    "others": ("cores others took", ".2f"),
+    "others": ("cores engines and others took", ".2f"),
 }
 
 

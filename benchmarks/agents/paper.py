@@ -44,7 +44,7 @@ COLUMNS = {
     "busy": ("model busy", ".1%"),
     "seconds": ("seconds", ",.1f"),
     "cpu_ms": ("CPU ms a step", ".3f"),
-    "others": ("cores others took", ".2f"),
+    "others": ("cores engines and others took", ".2f"),
 }
 
 

@@ -1,12 +1,14 @@
 """Affinity of sessions and the prefix cache: `python benchmarks/agents/prefix.py [--repeat 3] [--vllm] [--quick]`.
 
 Conversations that grow: each turn sends all of what was said. With `workload.affinity=true` the turns of a row go to
-the same replica, unless it has far more to do than the others; without, to the one with least to do. Measured: the share
-of the prompts' tokens that replicas had in their prefix caches, and generated tokens a second.
+the same replica, unless it has far more to do than the others; without, to the one with least to do. Measured: the
+share of the prompts' tokens that replicas had in their prefix caches, and generated tokens a second.
 
 - By default, over four replicas of the simulated engine (`engine.prefix_cache_tokens`), processes of their own without
-  Ray: a prompt takes 0.5 ms a token that isn't cached, at most 16 requests run at a time in a replica. Once with caches
-  that hold all conversations under way twice over, once with caches that hold half of a replica's share.
+  Ray: a whole prompt takes 0.35 s, at most 16 requests run at a time in a replica. Caches hold all conversations under
+  way twice over, or half of a replica's share (`tight`). Rows ask again at once, or after 2 s in the mean (`waits`), as
+  with tools: without affinity a row that asks at once often finds the replica that has just answered it, which has a
+  place more than the others.
 - With `--vllm`, over two real replicas of vLLM with SmolLM2-135M on the CPU, deployed by the run itself: few rows,
   since two engines share two cores. The caches are new in each run.
 """
@@ -37,20 +39,25 @@ COLUMNS = {
     "tokens_per_s": ("tokens/s", ",.0f"),
     "rows_per_s": ("rows/s", ",.2f"),
     "prompt_tokens": ("prompt tokens", ",.0f"),
-    "others": ("cores others took", ".2f"),
+    "others": ("cores engines and others took", ".2f"),
 }
 # About 1,400 tokens at its last turn, 700 in the middle.
-ROOMS = {"room for all": IN_FLIGHT * 1_400 * 2, "room for half": IN_FLIGHT * 1_400 // REPLICAS // 2}
+ROOMY, TIGHT = IN_FLIGHT * 1_400 * 2, IN_FLIGHT * 1_400 // REPLICAS // 2
+SETTINGS = {
+    "roomy, no waits": (ROOMY, 0.0),
+    "roomy, waits": (ROOMY, 2.0),
+    "tight, no waits": (TIGHT, 0.0),
+    "tight, waits": (TIGHT, 2.0),
+}
 
 
-def simulated(affinity: bool, room: int, rows: int) -> dict[str, float]:
+def simulated(affinity: bool, room: int, wait_s: float, rows: int) -> dict[str, float]:
     """One run over four replicas of the simulated engine."""
-    # The engine draws seconds for a whole prompt; 700 tokens is the mean of these.
     engine = {"first_token_s": 0.35, "token_s": 0.005, "output_tokens": 64, "max_running": 16}
     with Engines({**engine, "prefix_cache_tokens": room}, REPLICAS) as engines:
         urls = f"[{','.join(engines.urls)}]"
         limits = [f"workload.concurrency={IN_FLIGHT}", f"workload.max_in_flight={IN_FLIGHT}"]
-        return run(affinity, rows, TURNS, 2, [*model_at(urls), *limits], engines.pids)
+        return run(affinity, rows, TURNS, 2, wait_s, [*model_at(urls), *limits], engines.pids)
 
 
 def vllm(affinity: bool, rows: int) -> dict[str, float]:
@@ -61,10 +68,12 @@ def vllm(affinity: bool, rows: int) -> dict[str, float]:
         *("+engine.args.enforce-eager=true", "workload.concurrency=8", "workload.max_in_flight=8"),
         *("+sampling.max_tokens=16", "+sampling.temperature=0", "+sampling.ignore_eos=true"),
     ]
-    return run(affinity, rows, 5, 1, [text.replace("+sampling", "++sampling") for text in overrides], [])
+    return run(affinity, rows, 5, 1, 0.0, [text.replace("+sampling", "++sampling") for text in overrides], [])
 
 
-def run(affinity: bool, rows: int, turns: int, system: int, model: list[str], beside: list[int]) -> dict[str, float]:
+def run(
+    affinity: bool, rows: int, turns: int, system: int, wait_s: float, model: list[str], beside: list[int]
+) -> dict[str, float]:
     """One run; its figures."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -73,7 +82,7 @@ def run(affinity: bool, rows: int, turns: int, system: int, model: list[str], be
         with data.open("w") as file:
             for row in range(rows):
                 said = [f"Row {row}, turn {turn}. {SAID}" for turn in range(turns)]
-                file.write(json.dumps({"said": said, "system": system}) + "\n")
+                file.write(json.dumps({"said": said, "system": system, "wait_s": wait_s}) + "\n")
         overrides = [
             *("agents=custom", f"agents.file={HERE / 'prefix_team.py'}", "agents.repeat=false", *model),
             *(f"agents.order=[{','.join(['talker'] * turns)}]", f"dataset.path={data}", "dataset.id_key=null"),
@@ -105,15 +114,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the raw figures")
     options = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    settings: dict[str, int | None] = {"2 x vLLM": None} if options.vllm else {**ROOMS}
+    settings: dict[str, tuple[int, float] | None] = {"2 x vLLM": None} if options.vllm else {**SETTINGS}
     results: dict[str, tables.Runs] = {}
     for number in range(1 if options.quick else options.repeat):
-        for title, room in settings.items():
+        for title, setting in settings.items():
             for affinity in (True, False)[:: -1 if number % 2 else 1]:
                 name = f"affinity {'on' if affinity else 'off'}"
                 say(f"round {number + 1}: {title}: {name}")
                 scale = 4 if options.quick else 1
-                found = vllm(affinity, 32 // scale) if room is None else simulated(affinity, room, 1024 // scale)
+                found = simulated(affinity, *setting, 1024 // scale) if setting else vllm(affinity, 32 // scale)
                 say(f"    {', '.join(f'{key} {value:,.3f}' for key, value in found.items())}")
                 results.setdefault(title, {}).setdefault(name, []).append(found)
     for title, runs in results.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from random import Random
+
 import coral
 
 from matrix.agents import State, Tools
@@ -18,4 +21,7 @@ async def talker(state: State, tools: Tools) -> str:
     messages = [{"role": "system", "content": SYSTEM * state.task["system"]}, {"role": "user", "content": said[0]}]
     for entry, more in zip(state.history, said[1:], strict=False):
         messages += [{"role": "assistant", "content": entry.text}, {"role": "user", "content": more}]
+    if state.task["wait_s"]:
+        # As long as a tool may take: others have asked meanwhile.
+        await asyncio.sleep(Random(state.index * 100 + state.turns).expovariate(1 / state.task["wait_s"]))
     return (await tools.llm(messages)).text[0]
