@@ -4,11 +4,14 @@ Coral's loop of six steps (`coral.py`), 8.4 turns a row, by roles that answer at
 turns over the same file of rows, one after another on the same two cores, and each round begins with another one:
 
 - asyncio: one process or two without a framework (`contestants.py`): the limit. Its results are thrown away, or written
-  as lines of JSON, or (`pausing`) other rows run in each turn as well: without that a row never waits for anything, and
-  so no other one is in flight beside it;
+  as lines of JSON;
 - langgraph: the same functions in a compiled StateGraph, two processes; `langgraph, sqlite` with its checkpointer;
 - fair-matrix: 0.2.6's own dummy Coral config, by its own entry point, in an environment of its own, on its own Ray;
 - matrix: `python run.py` with `dummy_coral.py`, journal on, one driver, and two (which need Ray).
+
+All that twice: with turns that are over at once, where a row of plain asyncio or of matrix never waits and so goes to
+its end before the next one begins, and with turns that let other rows run (`asyncio.sleep(0)`), so that as many as are
+said are really in flight. fair-matrix queues each turn anyway and is measured once.
 
 Rates count from the first row's begin to the last row's end, without what comes before and after (imports, Ray, the
 sorted file). CPU is that of all processes, within that time; memory is the highest sum at any time. A slow contestant
@@ -18,6 +21,7 @@ gets fewer rows, a quick one more: a rate is a rate. Each is refused if its turn
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -175,13 +179,9 @@ def contestants() -> dict[str, tuple[Callable[[Task], dict[str, float]], Callabl
     """By name: who measures it, and how many rows it gets for a number in flight."""
     graph, written = peers.langgraph_python, ("--write", "FOLDER")
     return {
-        "asyncio, 2 processes, thrown away": (plain("asyncio"), lambda _: 200_000),
-        "asyncio, 1 process, written": (plain("asyncio", "--processes", "1", *written), lambda _: 200_000),
-        "asyncio, 2 processes, written": (plain("asyncio", *written), lambda _: 200_000),
-        "asyncio, 1 process, written, pausing": (
-            plain("asyncio", "--processes", "1", "--pause", *written),
-            lambda _: 200_000,
-        ),
+        "asyncio, 2 processes, thrown away": (plain("asyncio"), lambda _: 100_000),
+        "asyncio, 1 process, written": (plain("asyncio", "--processes", "1", *written), lambda _: 100_000),
+        "asyncio, 2 processes, written": (plain("asyncio", *written), lambda _: 100_000),
         "langgraph": (plain("langgraph", python=graph), lambda _: 10_000),
         "langgraph, sqlite": (
             plain("langgraph-sqlite", *written, python=graph),
@@ -198,21 +198,21 @@ def compare(options: argparse.Namespace) -> dict[str, dict[str, list[dict[str, f
     everybody = contestants()
     chosen = [name for name in everybody if any(name.startswith(one) for one in options.contestants)]
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for number in range(options.repeat):
-        for in_flight in options.in_flight:
-            title = f"{in_flight:,} in flight{', each turn lets others run' if options.pause else ''}"
-            runs = results.setdefault(title, {name: [] for name in chosen})
-            # Each round begins with another one, so that none always has the warm or the quiet machine.
-            first = number % len(chosen)
-            for name in chosen[first:] + chosen[:first]:
-                measure, rows_for = everybody[name]
-                count = max(100, int(rows_for(in_flight) * options.scale))
-                say(f"{number + 1}/{options.repeat} {title}: {name}, {count} rows")
-                with tempfile.TemporaryDirectory() as folder:
-                    path = Path(folder, "rows.jsonl")
-                    with path.open("w") as file:
-                        file.writelines(json.dumps(coral.row(index)) + "\n" for index in range(count))
-                    runs[name].append(measure(Task(path, count, in_flight, Path(folder), options.pause)))
+    for number, pause, in_flight in itertools.product(range(options.repeat), options.turns, options.in_flight):
+        title = f"{in_flight:,} in flight, turns {'let others run' if pause else 'are over at once'}"
+        here = [name for name in chosen if not (pause and name == "fair-matrix")]
+        runs = results.setdefault(title, {name: [] for name in here})
+        # Each round begins with another one, so that none always has the warm or the quiet machine.
+        first = number % len(here)
+        for name in here[first:] + here[:first]:
+            measure, rows_for = everybody[name]
+            count = max(100, int(rows_for(in_flight) * options.scale))
+            say(f"{number + 1}/{options.repeat} {title}: {name}, {count} rows")
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "rows.jsonl")
+                with path.open("w") as file:
+                    file.writelines(json.dumps(coral.row(index)) + "\n" for index in range(count))
+                runs[name].append(measure(Task(path, count, in_flight, Path(folder), pause)))
     return results
 
 
@@ -235,11 +235,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round at 100 in flight with a tenth of the rows")
     parser.add_argument("--in-flight", type=lambda text: [int(one) for one in text.split(",")], default=[*IN_FLIGHT])
     parser.add_argument("--contestants", type=lambda text: text.split("+"), default=[""], help="beginnings, by +")
-    parser.add_argument("--pause", action="store_true", help="all contestants' turns but fair-matrix's let others run")
+    parser.add_argument(
+        "--turns", choices=("at-once", "pausing", "both"), default="both", help="whether turns let other rows run"
+    )
     parser.add_argument("--json", type=Path, help="file for the raw figures")
     options = parser.parse_args()
     if options.quick:
         options.repeat, options.scale, options.in_flight = 1, 0.1, [100]
+    options.turns = {"at-once": [False], "pausing": [True], "both": [False, True]}[options.turns]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     results = compare(options)
     show(results)

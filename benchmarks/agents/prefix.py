@@ -66,9 +66,9 @@ def vllm(affinity: bool, rows: int) -> dict[str, float]:
         *("engine=vllm", "engine.replicas=2", "engine.device=cpu", "engine.cpus=1", "model=smollm2"),
         *("+engine.args.enable-prompt-tokens-details=true", "+engine.args.enable-prefix-caching=true"),
         *("+engine.args.enforce-eager=true", "workload.concurrency=8", "workload.max_in_flight=8"),
-        *("+sampling.max_tokens=16", "+sampling.temperature=0", "+sampling.ignore_eos=true"),
+        *("sampling.max_tokens=16", "sampling.temperature=0", "+sampling.extra.ignore_eos=true"),
     ]
-    return run(affinity, rows, 5, 1, 0.0, [text.replace("+sampling", "++sampling") for text in overrides], [])
+    return run(affinity, rows, 5, 1, 0.0, overrides, [])
 
 
 def run(
