@@ -2,7 +2,8 @@
 
 Conversations that grow: each turn sends all of what was said. With `workload.affinity=true` the turns of a row go to
 the same replica, unless it has far more to do than the others; without, to the one with least to do. Measured: the
-share of the prompts' tokens that replicas had in their prefix caches, and generated tokens a second.
+share of the prompts' tokens that replicas had in their prefix caches, generated tokens a second, and how many turns
+went to another replica than the one before.
 
 - By default, over four replicas of the simulated engine (`engine.prefix_cache_tokens`), processes of their own without
   Ray: a whole prompt takes 0.35 s, at most 16 requests run at a time in a replica. Caches hold all conversations under
@@ -20,6 +21,7 @@ import json
 import os
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ COLUMNS = {
     "hit_rate": ("prompt tokens cached", ".1%"),
     "tokens_per_s": ("tokens/s", ",.0f"),
     "rows_per_s": ("rows/s", ",.2f"),
+    "moved": ("turns that moved", ".1%"),
+    "replicas": ("replicas that answered", ",.0f"),
     "prompt_tokens": ("prompt tokens", ",.0f"),
     "others": ("cores engines and others took", ".2f"),
 }
@@ -91,6 +95,7 @@ def run(
         command = [sys.executable, str(ROOT / "run.py"), *overrides]
         used = meter.run(command, folder, environment_of_teams(marks), beside=beside)
         summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+        asked = [[entry["calls"][0]["endpoint"] for entry in row["history"]] for row in read(run_dir / "rows.jsonl")]
         began = min(float(mark.read_text()) for mark in marks.iterdir())
         ended = max(part.stat().st_mtime for part in (run_dir / "rows").glob("part-*.jsonl"))
     if summary["rows"]["ok"] != rows:
@@ -100,9 +105,18 @@ def run(
         "hit_rate": tokens["cached_prompt"] / tokens["prompt"],
         "tokens_per_s": tokens["completion"] / (ended - began),
         "rows_per_s": rows / (ended - began),
+        # To another replica than the turn before.
+        "moved": sum(a != b for row in asked for a, b in pairwise(row)) / sum(len(row) - 1 for row in asked),
+        "replicas": len({url for row in asked for url in row}),
         "prompt_tokens": tokens["prompt"],
         "others": used.others(began, ended),
     }
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run."""
+    with path.open("rb") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def main() -> None:
