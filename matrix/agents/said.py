@@ -9,6 +9,7 @@ from matrix.agents.mark import RoleHangsError
 from matrix.agents.state import Turn
 from matrix.data.rows import Response, RowError
 from matrix.errors import DataError, MatrixError, RequestError
+from matrix.pipelines.prompt import shortened
 
 _SILENT = Turn()
 
@@ -32,6 +33,8 @@ def to_turn(said: Any, role: str) -> Turn:
     if said is None:
         return _SILENT
     if isinstance(said, Turn):
+        if not isinstance(said.text, str):
+            raise TypeError(f"{role} gave a turn whose text is {shortened(repr(said.text))}")
         return said
     if isinstance(said, Response):
         calls, reasoning = said.tool_calls, said.reasoning_content

@@ -20,7 +20,6 @@ from matrix.client.gate import GateClosedError
 from matrix.data.rows import AgentRow, Call, Entry, RowError, Score, tokens_of
 from matrix.data.work import Work
 from matrix.errors import DataError
-from matrix.pipelines.prompt import shortened
 from matrix.spec.model import Price
 
 if TYPE_CHECKING:
@@ -199,9 +198,7 @@ class Flow:
         clock.due = began + seat.timeout_s
         try:
             said = await seat.act(state, tools)
-            turn = said if said.__class__ is Turn else to_turn(said, seat.name)
-            if turn.text.__class__ is not str and not isinstance(turn.text, str):
-                raise TypeError(f"{seat.name} gave a turn whose text is {shortened(repr(turn.text))}")  # noqa: TRY301
+            turn = to_turn(said, seat.name)
         except (GateClosedError, LimitReachedError, _StepNotWrittenError):
             raise
         except (Exception, SystemExit, asyncio.CancelledError) as error:
