@@ -66,7 +66,8 @@ class StepJournal:
         """
         fields = {"index": key.index, "trial": key.trial, **step._asdict()}
         try:
-            line = orjson.dumps(fields, str, orjson.OPT_APPEND_NEWLINE)
+            # Without a way out for what JSON doesn't know: a replay has to see what the role saw.
+            line = orjson.dumps(fields, None, orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
         except TypeError as error:
             raise DataError(f"the result of {step.name} can't be written as JSON: {error}") from error
         try:

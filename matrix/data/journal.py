@@ -31,7 +31,7 @@ from matrix.errors import DataError
 _LOG = logging.getLogger(__name__)
 
 _BLOCK = 1 << 16
-_OPTIONS = orjson.OPT_APPEND_NEWLINE
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
 class Journal:

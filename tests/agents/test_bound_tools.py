@@ -130,9 +130,10 @@ async def test_a_row_that_holds_something_is_not_turned_away_at_the_gate(tmp_pat
     assert notes(tmp_path) == ["given back"]
 
 
-async def test_once_keeps_what_json_can_hold(tmp_path: Path) -> None:
-    code = """
-        async def give(): return {1: 2}
+@pytest.mark.parametrize("what", ["{1: 2}", "{1, 2}", "Path('a')"])
+async def test_once_keeps_what_json_can_hold(tmp_path: Path, what: str) -> None:
+    code = f"""
+        async def give(): return {what}
 
         async def alone(state, tools): return await tools.once("give", give)
     """
