@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Mapping
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from matrix.agents.said import RoleRaisedError, row_error, to_turn
-from matrix.agents.state import State, Turn
-from matrix.data.rows import Example, RowError, Score
-from matrix.errors import MatrixError
+from matrix.agents.mark import Mark
+from matrix.agents.said import row_error, to_turn, too_late
+from matrix.agents.state import State
+from matrix.data.rows import Example, RowError, RowKey
 from matrix.spec import RunSpec
 
 VERSION = 1
 """Of `Message`."""
 LARGE_CHARS = 16_384
 """Texts that are longer travel by reference: they go into Ray's store once for each row, not once for each turn."""
-_UNDER_WAY = 2
-"""Batches that a process has at a time: one that it works on, one that is ready."""
-_AGAIN_S = 0.5
+UNDER_WAY = 2
+"""Batches that a process has of a peer at a time: one that it works on, one that is ready."""
+_CLAIM_S = 30.0
 
 
 @dataclass(slots=True)
@@ -45,10 +46,6 @@ Reply = dict[str, Any]
 """What came of a turn, as JSON can hold it: `turn`, `scratch`, `metrics`, `scores`; or `error`."""
 
 
-class RoleDiedError(MatrixError):
-    """The process of a role died of a turn, each time that it was tried."""
-
-
 class RoleProcess:
     """The actor: a role in a process of its own."""
 
@@ -62,35 +59,123 @@ class RoleProcess:
             raise ValueError("the spec has no agents")
         role = agents.named[name]
         loader = team_loader(agents, run_dir)
-        self._name = name
+        self._name, self._timeout_s = name, role.timeout_s
         self._act, _ = make_role(loader, name, role)
         # A class may take a batch at once, as a model on a GPU wants it.
-        self._act_batch = getattr(getattr(self._act, "__self__", None), "act_batch", None)
+        self._act_batch: Any = getattr(getattr(self._act, "__self__", None), "act_batch", None)
         self._template = compile_template(role.prompt, f"agents.roles.{name}.prompt") if role.prompt else None
+        self._room = _Room()
+        self._folder = run_dir / "steps" / "roles"
+        self._mark: Mark | None = None
 
-    async def act(self, batch: list[Message]) -> list[Reply]:
-        """Take the turns of a batch; the reply of each at its place."""
-        states = await asyncio.gather(*map(_resolved, batch))
-        if self._act_batch is not None:
-            try:
-                turns = await self._act_batch(states)
-            except Exception as error:  # noqa: BLE001 - a user's own code: its rows become errors
-                return [self._error(error) for _ in states]
-            return [_reply(turn, state, self._name) for turn, state in zip(turns, states, strict=True)]
-        return list(await asyncio.gather(*map(self._one, states)))
+    async def act(self, batch: list[Message], *, alone: bool = False) -> list[Reply | None]:
+        """Take the turns of a batch.
+
+        Args:
+            batch: The turns.
+            alone: It is one turn that the process was claimed for.
+
+        Returns:
+            The reply of each at its place; None for one that is to be tried alone, as they failed together.
+        """
+        async with self._room.entered(alone=alone):
+            states = await asyncio.gather(*map(_resolved, batch))
+            if self._act_batch is not None:
+                return await self._all(states)
+            return list(await asyncio.gather(*map(self._one, states)))
+
+    async def claim(self) -> None:
+        """Wait until nobody is in the process, and keep others out until `act` has been called alone."""
+        await self._room.claim()
 
     async def ping(self) -> None:
         """Answer, once it is up."""
 
     async def _one(self, state: State) -> Reply:
-        try:
-            tools: Any = _ActorTools(self._name, self._template, state)
-            return _reply(await self._act(state, tools), state, self._name)
-        except Exception as error:  # noqa: BLE001 - a user's own code: its row becomes an error
-            return self._error(error)
+        tools: Any = _ActorTools(self._name, self._template, state)
+        said, error = await self._timed(state, self._act(state, tools))
+        return self._reply(said, state, error)
 
-    def _error(self, error: Exception) -> Reply:
-        return {"error": asdict(row_error(self._name, error))}
+    async def _all(self, states: list[State]) -> list[Reply | None]:
+        said, error = await self._timed(states[0], self._act_batch(states))
+        if error is None and (not isinstance(said, list | tuple) or len(said) != len(states)):
+            message = f"{self._name}.act_batch gives a list with a turn for each of its {len(states)} states"
+            error = RowError("TypeError", message)
+        if error is not None:
+            return [None] * len(states) if len(states) > 1 else [self._reply(None, states[0], error)]
+        return [self._reply(turn, state, None) for turn, state in zip(said, states, strict=True)]
+
+    async def _timed(self, state: State, work: Any) -> tuple[Any, RowError | None]:
+        """What comes of a user's own code, or its error."""
+        if self._mark is None:
+            # Here, since it watches the thread that it is made in.
+            self._mark = Mark(self._folder, f"{self._name}-{os.getpid()}")
+            self._mark.watch(self._timeout_s)
+        limit = asyncio.timeout(self._timeout_s)
+        try:
+            async with limit:
+                return await self._mark.running(RowKey(state.index, state.trial), work), None
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            return None, too_late(self._name, self._timeout_s) if limit.expired() else row_error(self._name, error)
+
+    def _reply(self, said: Any, state: State, error: RowError | None) -> Reply:
+        try:
+            turn = to_turn(said, self._name) if said is not None else None
+        except TypeError as wrong:
+            turn, error = None, row_error(self._name, wrong)
+        return {
+            "turn": asdict(turn) if turn is not None else None,
+            "scratch": state.scratch,
+            "metrics": state.metrics,
+            "scores": {label: asdict(score) for label, score in state.scores.items()},
+            "error": asdict(error) if error is not None else None,
+        }
+
+
+class _Room:
+    """Who is in a process at a time: any batches, or one turn that has claimed it for itself."""
+
+    def __init__(self) -> None:
+        self._lock, self._empty = asyncio.Lock(), asyncio.Event()
+        self._inside = 0
+        self._empty.set()
+        self._claim: asyncio.TimerHandle | None = None
+
+    async def claim(self) -> None:
+        """Wait until it is empty, and keep others out until the one who has claimed it has been in."""
+        await self._lock.acquire()
+        await self._empty.wait()
+        # Whoever has claimed it may be dead by now.
+        self._claim = asyncio.get_running_loop().call_later(_CLAIM_S, self._give_up)
+
+    @asynccontextmanager
+    async def entered(self, *, alone: bool) -> AsyncIterator[None]:
+        """Be in it."""
+        claim = self._claim
+        if alone and claim is not None:
+            self._claim = None
+            claim.cancel()
+            try:
+                yield
+            finally:
+                self._lock.release()
+            return
+        async with self._lock:
+            self._inside += 1
+            self._empty.clear()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
+
+    def _give_up(self) -> None:
+        self._claim = None
+        self._lock.release()
 
 
 class _ActorTools:
@@ -115,134 +200,6 @@ class _ActorTools:
         raise AttributeError(f"tools.{name} isn't there for a role in a process of its own: {way_out}")
 
 
-class ActorPool:
-    """A peer's way to the processes of a role.
-
-    A process that dies may have died of any turn of its batch: each of them is then tried by itself, one after another,
-    until it is known whose fault it is.
-
-    Args:
-        name: The role's name.
-        actors: Handles of its processes.
-        batch: Turns that go together at most.
-        max_attempts: Times that a process may die of a turn.
-    """
-
-    def __init__(self, name: str, actors: list[Any], batch: int, max_attempts: int) -> None:
-        self._name, self._batch, self._max_attempts = name, batch, max_attempts
-        self._processes = [_Process(actor) for actor in actors]
-        self._queue: deque[_Waiting] = deque()
-        self._suspects: deque[_Waiting] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def act(self, state: State, tools: Any) -> Turn | None:
-        """One turn, as `Act` has it; as a whole a step of the row.
-
-        Raises:
-            RoleRaisedError: The role raised an exception.
-            RoleDiedError: Its process died of this turn `max_attempts` times.
-        """
-        reply = await tools.whole_turn(lambda: self._ask(state, tools.large))
-        state.scratch = reply["scratch"]
-        state.metrics.update(reply["metrics"])
-        state.scores.update({label: Score(**score) for label, score in reply["scores"].items()})
-        return Turn(**reply["turn"]) if reply["turn"] is not None else None
-
-    async def close(self) -> None:
-        """Drop what is under way."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _ask(self, state: State, large: dict[Any, Any]) -> Reply:
-        waiting = _Waiting(_message(state, large), asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
-        # Whoever else asks in this round of the loop goes along in the same batch.
-        asyncio.get_running_loop().call_soon(self._send)
-        reply = await waiting.reply
-        if reply.get("error") is not None:
-            raise RoleRaisedError(RowError(**reply["error"]))
-        return reply
-
-    def _send(self) -> None:
-        for process in sorted(self._processes, key=lambda one: one.under_way):
-            if self._suspects and not process.under_way:
-                self._start(process, [self._suspects.popleft()])
-            elif self._queue and process.under_way < _UNDER_WAY and not process.down:
-                size = min(self._batch, len(self._queue))
-                self._start(process, [self._queue.popleft() for _ in range(size)])
-
-    def _start(self, process: _Process, batch: list[_Waiting]) -> None:
-        batch = [waiting for waiting in batch if not waiting.reply.done()]
-        if not batch:
-            return
-        process.under_way += 1
-        task = asyncio.get_running_loop().create_task(self._work(process, batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _work(self, process: _Process, batch: list[_Waiting]) -> None:
-        import ray
-
-        try:
-            if process.down:
-                await self._until_up(process)
-            replies = await process.actor.act.remote([waiting.message for waiting in batch])
-            for waiting, reply in zip(batch, replies, strict=True):
-                if not waiting.reply.done():
-                    waiting.reply.set_result(reply)
-        except ray.exceptions.RayActorError as error:
-            process.down = True
-            self._suspect(batch, error)
-        except ray.exceptions.RayError as error:
-            for waiting in batch:
-                if not waiting.reply.done():
-                    waiting.reply.set_exception(RoleDiedError(f"{self._name}: {error}"))
-        finally:
-            process.under_way -= 1
-            self._send()
-
-    def _suspect(self, batch: list[_Waiting], error: Exception) -> None:
-        alone = len(batch) == 1
-        for waiting in batch:
-            waiting.deaths += alone
-            if waiting.deaths >= self._max_attempts and not waiting.reply.done():
-                said = f"its process died {waiting.deaths} times of this turn: {str(error).splitlines()[0]}"
-                waiting.reply.set_exception(RoleDiedError(f"{self._name}: {said}"))
-            else:
-                self._suspects.append(waiting)
-
-    async def _until_up(self, process: _Process) -> None:
-        """Wait for Ray to start the process again, so that the next death is the turn's own."""
-        import ray
-
-        while process.down:
-            try:
-                await process.actor.ping.remote()
-            except ray.exceptions.RayActorError:
-                await asyncio.sleep(_AGAIN_S)
-            else:
-                process.down = False
-
-
-@dataclass(slots=True, eq=False)
-class _Process:
-    """One of the processes, as a peer knows it."""
-
-    actor: Any
-    under_way: int = 0
-    down: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A turn that waits for its reply."""
-
-    message: Message
-    reply: asyncio.Future[Reply]
-    deaths: int = 0
-
-
 def start_roles(spec: RunSpec, run_dir: Path) -> dict[str, list[Any]]:
     """Start the processes of the roles that have some; Ray starts one again that dies.
 
@@ -260,7 +217,7 @@ def start_roles(spec: RunSpec, run_dir: Path) -> dict[str, list[Any]]:
                 num_gpus=role.num_gpus,
                 resources=role.resources,
                 max_restarts=-1,
-                max_concurrency=_UNDER_WAY * spec.workload.drivers + 2,
+                max_concurrency=UNDER_WAY * spec.workload.drivers + 2,
                 scheduling_strategy="SPREAD",
             )(RoleProcess).remote(spec, name, run_dir)
             for _ in range(role.replicas)
@@ -279,7 +236,7 @@ def end_roles(actors: Mapping[str, list[Any]]) -> None:
             ray.kill(handle)
 
 
-def _message(state: State, large: dict[Any, Any]) -> Message:
+def to_message(state: State, large: dict[Any, Any]) -> Message:
     """The state as it travels; what is large is put into the store at its first turn of this kind."""
     texts: dict[int, Any] = {}
     history = state.history
@@ -313,14 +270,3 @@ async def _resolved(message: Message) -> State:
     for name, reference in message.task.items():
         state.task[name] = await reference
     return state
-
-
-def _reply(said: Any, state: State, role: str) -> Reply:
-    turn = to_turn(said, role) if said is not None else None
-    return {
-        "turn": asdict(turn) if turn is not None else None,
-        "scratch": state.scratch,
-        "metrics": state.metrics,
-        "scores": {label: asdict(score) for label, score in state.scores.items()},
-        "error": None,
-    }

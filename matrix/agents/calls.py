@@ -106,8 +106,9 @@ class BoundTools:
         return self._flow.large
 
     async def whole_turn(self, function: Callable[[], Awaitable[Any]]) -> Any:
-        """A turn in another process, as a step. Its deadline is the turn's."""
-        return await self._step("turn", [self.role, self._at], function)
+        """A turn in another process, as a step. That process minds its time, and here it isn't known when it begins."""
+        with self._clock:
+            return await self._step("turn", [self.role, self._at], function)
 
     async def score(self, label: str, text: str) -> Score:
         """As the protocol has it."""

@@ -22,6 +22,10 @@ class RoleRaisedError(MatrixError):
         self.error = error
 
 
+class RoleBrokenError(MatrixError):
+    """A process of a role can't be started: the run can't go on."""
+
+
 def to_turn(said: Any, role: str) -> Turn:
     """What a role gave, as a turn.
 
@@ -57,3 +61,8 @@ def row_error(role: str, error: BaseException) -> RowError:
     kind = "hangs" if isinstance(error, RoleHangsError) else type(error).__name__
     message = f"{role}: {error}" if str(error) else f"{role}: {type(error).__doc__ or kind}".splitlines()[0]
     return RowError(kind, message, 1, "".join(traceback.format_exception(error))[-8000:])
+
+
+def too_late(role: str, timeout_s: float) -> RowError:
+    """The error of a row of which a turn took too long."""
+    return RowError("timeout", f"{role} took more than {timeout_s:g} s for a turn (agents.roles.{role}.timeout_s)")

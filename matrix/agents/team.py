@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from matrix.agents.actors import ActorPool
 from matrix.agents.clock import Clock
 from matrix.agents.load import Loader
 from matrix.agents.mark import Mark
+from matrix.agents.pool import ActorPool
 from matrix.agents.pulse import Pulse, RoleCount
 from matrix.agents.role import Act
 from matrix.agents.route import compile_route
@@ -82,7 +82,9 @@ class Team:
         self._toolbox = Toolbox(agents.tools, self._loader.find)
         self._spec, self._agents, self._clients = spec, agents, clients
         self._pools = {
-            name: ActorPool(name, handles, agents.roles[name].batch, spec.workload.max_attempts)
+            name: ActorPool(
+                name, handles, agents.roles[name].batch, spec.workload.max_attempts, agents.roles[name].timeout_s
+            )
             for name, handles in actors.items()
         }
         self._references = {
@@ -103,6 +105,8 @@ class Team:
 
     async def __aenter__(self) -> Self:
         await self._toolbox.open()
+        for pool in self._pools.values():
+            await pool.open()
         self.route = compile_route(self._agents, self._loader)
         made = {}
         for name, role in self._agents.named.items():

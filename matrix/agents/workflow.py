@@ -13,7 +13,7 @@ from matrix.agents.clock import UNLIMITED, Clock
 from matrix.agents.merge import merged
 from matrix.agents.outcome import figures
 from matrix.agents.route import FINISH, TO_END, Move, RouteError
-from matrix.agents.said import row_error, to_turn
+from matrix.agents.said import RoleBrokenError, row_error, to_turn, too_late
 from matrix.agents.state import State, Turn
 from matrix.agents.steps import Step, decode_steps
 from matrix.client.gate import GateClosedError
@@ -101,7 +101,7 @@ class Flow:
             if not clock.was_late():
                 raise
             termination = "max_seconds"
-        except (GateClosedError, LeavingError, _StepNotWrittenError):
+        except (GateClosedError, LeavingError, RoleBrokenError, _StepNotWrittenError):
             raise
         except _RoleFailedError as failed:
             termination, error = "error", failed.error
@@ -199,7 +199,7 @@ class Flow:
         try:
             said = await seat.act(state, tools)
             turn = to_turn(said, seat.name)
-        except (GateClosedError, LimitReachedError, _StepNotWrittenError):
+        except (GateClosedError, RoleBrokenError, _StepNotWrittenError):
             raise
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             failure = _failure(seat, clock, error)
@@ -337,8 +337,7 @@ def _failure(seat: Seat, clock: Clock, error: BaseException) -> RowError | None:
     """What an exception in a turn makes of the row; None: it isn't the turn's, the row itself is to end."""
     if isinstance(error, asyncio.CancelledError):
         if clock.was_late():
-            message = f"took more than {seat.timeout_s:g} s for a turn (agents.roles.{seat.name}.timeout_s)"
-            return RowError("timeout", f"{seat.name} {message}", 1)
+            return too_late(seat.name, seat.timeout_s)
         # Something that the role waits for may have been cancelled, and not this row.
         if clock.task is None or clock.task.cancelling():
             return None
