@@ -104,21 +104,21 @@ class Drivers:
         """
         self._work = work
         self._seats = [_Seat(f"driver-{number}") for number in range(self._spec.workload.drivers)]
-        asking = asyncio.create_task(self._ask_all())
+        asking = [asyncio.create_task(self._ask_on(seat)) for seat in self._seats]
         busy = [asyncio.create_task(self._keep_busy(seat)) for seat in self._seats]
         over = asyncio.create_task(self._until_over())
         try:
-            await asyncio.wait([over, *busy], return_when=asyncio.FIRST_COMPLETED)
-            for task in busy:
+            await asyncio.wait([over, *busy, *asking], return_when=asyncio.FIRST_COMPLETED)
+            for task in (*busy, *asking):
                 if task.done():
                     task.result()
             await over
         except Exception as error:
             raise _ours(error) from error
         finally:
-            for task in (asking, over, *busy):
+            for task in (over, *busy, *asking):
                 task.cancel()
-            await asyncio.gather(asking, over, *busy, return_exceptions=True)
+            await asyncio.gather(over, *busy, *asking, return_exceptions=True)
             await asyncio.gather(*map(self._end, self._seats))
 
     async def _fill(self, seat: _Seat) -> None:
@@ -238,11 +238,11 @@ class Drivers:
     def _pulse(self) -> Pulse:
         return total([*self._past, *(seat.status.pulse for seat in self._seats if seat.status.pulse is not None)])
 
-    async def _ask_all(self) -> None:
+    async def _ask_on(self, seat: _Seat) -> None:
+        """Each driver is asked by itself: one that doesn't answer must not keep the budget from the others."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            for seat in self._seats:
-                await self._ask(seat)
+            await self._ask(seat)
 
     async def _ask(self, seat: _Seat) -> None:
         import ray

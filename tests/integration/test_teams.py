@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,14 @@ def test_a_sweep_over_all_teams_with_the_default_model(tmp_path: Path) -> None:
     """It loads the model once; a model of this size can't do the tasks, but every row comes to a proper end."""
     with Family() as family:
         done = run(
-            tmp_path, "-m", *LOCAL, f"agents={','.join(TEAMS)}", "dataset.limit=2", "agents.limits.turns=8",
-            "hydra.sweep.dir=sweep",
+            tmp_path, "-m", *LOCAL, f"agents={','.join(TEAMS)}", "dataset.limit=2", "agents.limits.turns=6",
+            "hydra.sweep.dir=sweep", timeout_s=800,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     assert family.left(within_s=20) == []
     assert done.stderr.count("Loading model smollm2 into vLLM on the CPU: done") == 1
     for job, team in enumerate(TEAMS):
         run_dir = tmp_path / "sweep" / str(job)
-        assert json.loads((run_dir / "state.json").read_text())["state"] == "finished"
         found = rows(run_dir)
         assert [row["status"] for row in found] == ["ok", "ok"], found
         assert all(row["termination"] for row in found)
