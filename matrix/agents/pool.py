@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from matrix.errors import MatrixError
 
 _LOG = logging.getLogger(__name__)
 _AGAIN_S = 0.5
-_SAY_S = 30.0
+_SAY_S = 10.0
 
 
 class RoleDiedError(MatrixError):
@@ -35,7 +36,7 @@ class ActorPool:
         actors: Handles of its processes.
         batch: Turns that go together at most.
         max_attempts: Times that a process may die of a turn.
-        timeout_s: Seconds that a turn may take; a process that dies later than that wasn't ended by chance.
+        timeout_s: Seconds that a turn may take; what a process dies of after twice that has kept it busy all the time.
     """
 
     def __init__(self, name: str, actors: list[Any], batch: int, max_attempts: int, timeout_s: float) -> None:
@@ -142,7 +143,7 @@ class ActorPool:
         # Without a claim it wasn't in the process.
         suspect.deaths += bool(began)
         took_s = time.monotonic() - began if began else 0.0
-        if suspect.deaths >= self._max_attempts or took_s > self._timeout_s:
+        if suspect.deaths >= self._max_attempts or took_s > 2 * self._timeout_s:
             said = f"its process died of this turn (attempt {suspect.deaths}): {str(error).splitlines()[0]}"
             suspect.fail(RoleDiedError(f"{self._name}: {said}"))
         else:
@@ -156,7 +157,9 @@ class ActorPool:
             self._start(self._until_up(process))
 
     def _break(self, error: Exception) -> None:
-        self._broken = RoleBrokenError(f"{self._name}: a process of it can't be started: {error}")
+        # The error itself, without the way that it took through Ray.
+        why = str(error).strip().splitlines()[-1].strip()
+        self._broken = RoleBrokenError(f"{self._name}: a process of it can't be started: {why}")
         while waiting := _next(self._queue) or _next(self._suspects):
             waiting.fail(self._broken)
 
@@ -164,19 +167,10 @@ class ActorPool:
         """Wait for Ray to start the process, so that the next death is a turn's own."""
         import ray
 
-        said = False
+        what = f"process {process.number} of role {self._name}"
         while not process.is_up and self._broken is None:
-            up = asyncio.ensure_future(process.actor.ping.remote())
             try:
-                while not (await asyncio.wait([up], timeout=_SAY_S))[0]:
-                    if not said:
-                        said = True
-                        _LOG.warning(
-                            "Role %s waits for process %d of its own: is there a node with room for it?",
-                            self._name,
-                            process.number,
-                        )
-                await up
+                await told_if_long(process.actor.ping.remote(), what)
             except ray.exceptions.RayActorError as error:
                 if error.actor_init_failed:
                     self._break(error)
@@ -185,7 +179,7 @@ class ActorPool:
                 process.is_up = True
         self._send()
 
-    def _start(self, work: Any) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -214,6 +208,17 @@ class _Waiting:
         """Tell it that there will be none."""
         if not self.reply.done():
             self.reply.set_exception(error)
+
+
+async def told_if_long(answer: Any, what: str) -> None:
+    """Wait for an actor's first answer; if that takes long, say what is waited for."""
+    answered = asyncio.ensure_future(answer)
+    try:
+        if not (await asyncio.wait([answered], timeout=_SAY_S))[0]:
+            _LOG.warning("Waiting for %s: there is no node with room for it, or it takes long to start", what)
+        await answered
+    finally:
+        answered.cancel()
 
 
 def _next(several: deque[_Waiting]) -> _Waiting | None:

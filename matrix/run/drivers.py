@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from matrix.agents.attempts import PastAttempts
+from matrix.agents.pool import told_if_long
 from matrix.agents.pulse import Pulse, total
 from matrix.data.parts import decode_row, heads
 from matrix.data.rows import RowKey
@@ -130,7 +131,7 @@ class Drivers:
         options["resources"] = self._spec.workload.resources
         arguments = (self._spec, self._served, self._run_dir, seat.name, self._actors)
         seat.actor = ray.remote(**options)(Driver).remote(*arguments)
-        await seat.actor.open.remote()
+        await told_if_long(seat.actor.open.remote(), seat.name)
         seat.is_open = True
 
     async def _until_over(self) -> None:

@@ -1,0 +1,147 @@
+"""Peers and processes of roles on a real Ray cluster: what is killed, stopped, or joins, costs no row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake_engine import FakeEngine
+from tests.integration.agent_runs import ASKS, ORDER, TeamRun, asked_twice, check_answers, kill, wait_for
+from tests.integration.family import Family
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+PEERS = ("workload.drivers=3", "workload.max_in_flight=30", "workload.max_attempts=2")
+
+
+@pytest.fixture(autouse=True)
+def family() -> Iterator[Family]:
+    """Whatever a test does, nothing of what it started is left."""
+    with Family() as family:
+        yield family
+    assert len(family) > 5
+    assert family.left(within_s=20) == []
+
+
+def test_a_peer_that_is_killed_and_rows_that_kill_theirs(tmp_path: Path) -> None:
+    """No row is lost or doubled, no completed step is paid for again, and the guilty rows are errors."""
+    roles = ASKS.replace(
+        "async def third(state, tools): ",
+        """
+async def third(state, tools):
+    if state.index in (100, 200):
+        os._exit(1)
+    """,
+    )
+    with FakeEngine.in_thread(latency_s=0.05) as engine:
+        run = TeamRun(tmp_path, engine.url, roles, 400, *ORDER, *PEERS)
+        with run.started() as process:
+            run.wait_for_rows(process, 0, 1, 2, each=10)
+            kill(run.pid_of(1))
+            assert process.wait(180) == 0
+    found = run.check({100: "died", 200: "died"})
+    check_answers(found)
+    for index in (100, 200):
+        assert found[index]["error"]["message"] == "its process died 2 times while the row was running in it"
+    assert "driver-1 died" in run.said
+    assert "died while row 100, trial 0 was running" in run.said
+    # What was in flight at one of the five deaths.
+    assert len(asked_twice(engine)) <= 5 * 10
+    assert not any(what.startswith(("100 ", "200 ")) for what in asked_twice(engine))
+    replayed = sum(call["replayed"] for row in found for entry in row["history"] for call in entry["calls"])
+    assert replayed > 0
+    assert all(run.share(number) > 20 for number in range(3))
+
+
+JUDGED = """
+async def writer(state, tools):
+    text = (await asked(state, tools, "write")).text[0]
+    return text + " " + "x" * 50_000
+
+class judge(Role):
+    def __init__(self, *, name: str):
+        self.name = name
+
+    async def act(self, state, tools):
+        text = state.last.text
+        assert len(text) > 50_000 and text.startswith(f"{state.index} write")
+        if state.index == 50:
+            os._exit(1)
+        if state.index == 51:
+            raise ValueError("no")
+        if state.index == 52:
+            await asyncio.sleep(60)
+        if state.index == 53:
+            time.sleep(1.5)
+        state.metrics["length"] = len(text)
+        state.scratch["judged"] = f"{self.name} {tools.prompt()}"
+        with open(FOLDER / f"turns-{os.getpid()}", "a") as file:
+            file.write(f"{state.index}\\n")
+        await asyncio.sleep(0.05)
+        return Turn("judged", data={"pid": os.getpid()})
+
+class together(Role):
+    async def act(self, state, tools):
+        raise NotImplementedError
+
+    async def act_batch(self, states):
+        if any(state.index == 60 for state in states):
+            raise ValueError("one of them")
+        await asyncio.sleep(0.02)
+        return [Turn(f"{state.index} of {len(states)}") if state.index != 61 else 5 for state in states]
+
+async def closer(state, tools):
+    return (await asked(state, tools, state.scratch["judged"])).text[0]
+"""
+
+
+def test_processes_of_roles_that_die_hang_and_fail(tmp_path: Path) -> None:
+    """Turns go in batches; a turn that kills, blocks or fails is an error, and all others are done once."""
+    team = (
+        "agents.order=[writer,judge,together,closer]", "agents.repeat=false", "workload.max_attempts=2",
+        "+agents.roles.judge={actor: true, replicas: 2, timeout_s: 1, options: {name: me}, prompt: 'row {{ n }}'}",
+        "+agents.roles.together={actor: true, batch: 16}", "workload.drivers=2", "workload.max_in_flight=100",
+    )  # fmt: skip
+    with FakeEngine.in_thread(latency_s=0.01) as engine:
+        run = TeamRun(tmp_path, engine.url, JUDGED, 300, *team)
+        with run.started() as process:
+            wait_for(lambda: len(list(tmp_path.glob("turns-*"))) >= 2, process)
+            kill(int(next(tmp_path.glob("turns-*")).name.partition("-")[2]))
+            assert process.wait(120) == 0, run.said
+    found = run.check(
+        {50: "RoleDiedError", 51: "ValueError", 52: "timeout", 53: "hangs", 60: "ValueError", 61: "TypeError"}
+    )
+    assert "its process died of this turn (attempt 2)" in found[50]["error"]["message"]
+    assert "in act" in found[51]["error"]["traceback"]
+    assert found[52]["error"]["message"] == "judge took more than 1 s for a turn (agents.roles.judge.timeout_s)"
+    fine = [row for row in found if row["error"] is None]
+    assert all(row["history"][3]["text"] == f"{row['index']} me row {row['index']}" for row in fine)
+    assert all(row["metrics"] == {"length": len(row["history"][0]["text"])} for row in fine)
+    # Both were at work, and both were killed and came again.
+    assert len({row["history"][1]["data"]["pid"] for row in fine}) >= 4
+    sizes = [int(row["history"][2]["text"].rpartition(" ")[2]) for row in fine]
+    assert 4 < max(sizes) <= 16
+    assert all(row["history"][2]["text"].startswith(f"{row['index']} of ") for row in fine)
+    assert asked_twice(engine) == []
+
+
+def test_a_role_that_cannot_be_started_ends_the_run(tmp_path: Path) -> None:
+    roles = """
+    class judge(Role):
+        def __init__(self):
+            raise RuntimeError("no GPU in here")
+
+        async def act(self, state, tools):
+            return "never"
+    """
+    team = ("agents.order=[judge]", "agents.repeat=false", "+agents.roles.judge={actor: true}")
+    for peers in (1, 2):
+        with FakeEngine.in_thread() as engine:
+            run = TeamRun(tmp_path, engine.url, roles, 5, *team, f"workload.drivers={peers}")
+            assert run.to_end() == 1
+        why = "agents.roles.judge.use=judge: can't be made: RuntimeError: no GPU in here, line"
+        assert f"error: judge: a process of it can't be started: {why}" in run.said
+        assert not (run.dir / "rows.jsonl").exists()
+        assert "Traceback" not in run.said
