@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matrix.agents.attempts import PastAttempts
 from matrix.agents.pool import told_if_long
@@ -61,6 +62,20 @@ class _Seat:
     rows: dict[RowKey, Work] = field(default_factory=dict)
 
 
+class _Returned(NamedTuple):
+    """A row that is to be leased again.
+
+    Attributes:
+        work: The row.
+        giver: The driver that was to give it to another one; None: its driver has died.
+        at: When that was (`time.monotonic`).
+    """
+
+    work: Work
+    giver: _Seat | None
+    at: float
+
+
 class Drivers:
     """The drivers of one run, and who has which rows.
 
@@ -86,7 +101,7 @@ class Drivers:
     ) -> None:
         self._spec, self._served, self._run_dir, self._actors = spec, served, run_dir, actors
         self._progress, self._budget, self._attempts = progress, budget, past
-        self._returned: deque[Work] = deque()
+        self._returned: deque[_Returned] = deque()
         self._seats: list[_Seat] = []
         self._dry = False
         self._past: list[Pulse] = []
@@ -144,12 +159,17 @@ class Drivers:
         waits = not self._dry or (self._returned and not self._budget.is_spent)
         return not waits and not any(seat.rows for seat in self._seats)
 
-    def _next(self, most: int) -> list[Work]:
+    def _next(self, seat: _Seat, most: int) -> list[Work]:
         if self._budget.is_spent:
             self._dry = True
             return []
-        if again := [self._returned.popleft() for _ in range(min(most, len(self._returned)))]:
-            return [self._attempts.resumed(work) for work in again]
+        # What a driver gives away mustn't come back to it at once: it has room for that before anybody else looks.
+        lately = time.monotonic() - 2 * _BALANCE_S
+        again = [one for one in self._returned if one.giver is not seat or one.at < lately][:most]
+        for one in again:
+            self._returned.remove(one)
+        if again:
+            return [self._attempts.resumed(one.work) for one in again]
         if self._dry:
             return []
         found = list(islice(self._work, most))
@@ -180,7 +200,7 @@ class Drivers:
         """Exchange what is over for new rows; yields whether any were over."""
         room = 1
         while True:
-            rows = self._next(room) if room else []
+            rows = self._next(seat, room) if room else []
             if not rows and not seat.rows:
                 self._changed.set()
                 await self._find_work()
@@ -194,17 +214,18 @@ class Drivers:
                 self._attempts.finished(key)
             for work in told.handed_over:
                 del seat.rows[work.key]
-                self._return([work])
+                self._return([work], seat)
             room = told.room
             if self._dry:
                 self._changed.set()
             yield bool(told.over)
 
     async def _find_work(self) -> None:
-        """Nothing is left: have the driver that has the most rows give some, and look again when something changes."""
+        """Nothing is left: have the driver that has the most rows share them, and look again when something changes."""
         fullest = max(self._seats, key=lambda one: len(one.rows))
         if len(fullest.rows) > 1 and fullest.is_open and not self._returned:
-            fullest.actor.give.remote(len(fullest.rows) // 2)
+            idle = sum(one.is_open and not one.rows for one in self._seats)
+            fullest.actor.give.remote(len(fullest.rows) * idle // (idle + 1))
         self._to_do.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._to_do.wait(), _BALANCE_S)
@@ -232,8 +253,9 @@ class Drivers:
         self._changed.set()
         return len(rows)
 
-    def _return(self, rows: list[Work]) -> None:
-        self._returned.extend(rows)
+    def _return(self, rows: list[Work], giver: _Seat | None = None) -> None:
+        now = time.monotonic()
+        self._returned.extend(_Returned(work, giver, now) for work in rows)
         self._to_do.set()
 
     def _pulse(self) -> Pulse:
