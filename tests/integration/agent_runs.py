@@ -52,10 +52,16 @@ class TeamRun:
 
     def __init__(self, folder: Path, url: str, roles: str, count: int, *settings: str) -> None:
         self.folder, self.dir, self.count = folder, folder / "here", count
-        file, data = folder / "team.py", folder / "rows.jsonl"
+        file, self.data = folder / "team.py", folder / "rows.jsonl"
         file.write_text(HEAD + textwrap.dedent(roles))
-        data.write_text("".join(f'{{"n": {number}}}\n' for number in range(count)))
-        team = ("agents=custom", f"agents.file={file}", "dataset=jsonl", f"dataset.path={data}", f"run.dir={self.dir}")
+        self.data.write_text("".join(f'{{"n": {number}}}\n' for number in range(count)))
+        team = (
+            "agents=custom",
+            f"agents.file={file}",
+            "dataset=jsonl",
+            f"dataset.path={self.data}",
+            f"run.dir={self.dir}",
+        )
         self.arguments = (*against(url), *team, *settings)
         self.said = ""
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.command import ROOT
 from tests.fake_engine import FakeEngine
 from tests.integration.agent_runs import ASKS, ORDER, TeamRun, asked_twice, check_answers, kill, wait_for
 from tests.integration.family import Family
+from tests.integration.kept import Cluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -145,3 +153,102 @@ def test_a_role_that_cannot_be_started_ends_the_run(tmp_path: Path) -> None:
         assert f"error: judge: a process of it can't be started: {why}" in run.said
         assert not (run.dir / "rows.jsonl").exists()
         assert "Traceback" not in run.said
+
+
+SLOW = """
+async def first(state, tools):
+    await slow()
+    return await asked(state, tools, "a")
+
+async def second(state, tools):
+    await slow()
+    return await asked(state, tools, "b")
+
+async def third(state, tools):
+    await slow()
+    return await asked(state, tools, "c")
+
+async def slow():
+    pid = (FOLDER / "slow").read_text() if (FOLDER / "slow").exists() else ""
+    await asyncio.sleep(3 if pid == str(os.getpid()) else 0.1)
+"""
+
+
+def test_rows_of_a_slow_peer_go_on_in_free_ones(tmp_path: Path) -> None:
+    with FakeEngine.in_thread(latency_s=0.02) as engine:
+        run = TeamRun(tmp_path, engine.url, SLOW, 600, *ORDER, "workload.drivers=3", "workload.max_in_flight=60")
+        with run.started() as process:
+            run.wait_for_rows(process, 0, 1, 2)
+            (tmp_path / "slow").write_text(str(run.pid_of(1)))
+            assert process.wait(60) == 0
+    check_answers(run.check())
+    assert asked_twice(engine) == []
+    handed = [row for row in map(json.loads, (run.dir / "rows.jsonl").open()) if row["took_s"] > 2.5]
+    assert len(handed) >= 10, "20 were in it"
+    assert sum(row["took_s"] > 8 for row in handed) < 5, "after one or two slow turns they are elsewhere"
+
+
+def test_a_peer_that_stands_still_for_a_while_keeps_nobody_up(tmp_path: Path) -> None:
+    with FakeEngine.in_thread(latency_s=0.02) as engine:
+        run = TeamRun(tmp_path, engine.url, ASKS, 400, *ORDER, "workload.drivers=3", "workload.max_in_flight=30")
+        with run.started() as process:
+            run.wait_for_rows(process, 0, 1, 2)
+            stopped = run.pid_of(2)
+            kill(stopped, signal.SIGSTOP)
+            # The one that stands still has a tenth of the rows at most.
+            wait_for(lambda: sum(map(run.share, range(3))) >= 350, process)
+            assert process.poll() is None
+            kill(stopped, signal.SIGCONT)
+            assert process.wait(60) == 0
+    check_answers(run.check())
+    assert asked_twice(engine) == []
+
+
+def test_more_peers_than_rows_which_have_one_name(tmp_path: Path) -> None:
+    with FakeEngine.in_thread() as engine:
+        run = TeamRun(tmp_path, engine.url, ASKS, 2, *ORDER, "workload.drivers=3", "dataset.id_key=same")
+        run.data.write_text("".join(f'{{"n": {number}, "same": "x"}}\n' for number in range(2)))
+        assert run.to_end() == 0, run.said
+    found = run.check()
+    check_answers(found)
+    assert {row["id"] for row in found} == {"x"}
+
+
+@contextmanager
+def another_node(cluster: Cluster) -> Iterator[subprocess.Popen[str]]:
+    """A node with room for two peers."""
+    state = cluster.logs.parent
+    address = json.loads((state / "cluster.json").read_text())["address"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.another_node", address, "2", "0", '{"spot": 2}'],
+        env={**cluster.env, "RAY_AUTH_TOKEN_PATH": str(state / "token")},
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "joined\n"
+        yield process
+    finally:
+        process.communicate(timeout=60)
+
+
+def test_peers_join_with_their_node_and_leave_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MATRIX_DIR", str(tmp_path / "matrix"))
+    pinned = ("cluster=attach", "workload.drivers=3", "workload.resources.spot=1", "workload.max_in_flight=30")
+    with FakeEngine.in_thread(latency_s=0.05) as engine, Cluster.until_the_end(tmp_path / "matrix") as cluster:
+        cluster.start(cpus=2)
+        run = TeamRun(tmp_path, engine.url, ASKS, 400, *ORDER, *pinned)
+        with run.started() as process:
+            wait_for(lambda: "Waiting for driver-0" in (tmp_path / "stderr").read_text(), process)
+            assert engine.requests == []
+            with another_node(cluster):
+                wait_for(lambda: sum(map(run.share, range(3))) >= 50, process)
+            done = sum(map(run.share, range(3)))
+            time.sleep(1)
+            assert sum(map(run.share, range(3))) == done < 400
+            with another_node(cluster):
+                assert process.wait(60) == 0
+    check_answers(run.check())
+    assert sum(run.share(number) > 0 for number in range(3)) >= 2
+    # In flight when the node left.
+    assert len(asked_twice(engine)) <= 20
