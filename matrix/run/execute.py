@@ -148,10 +148,10 @@ class _Run:
             work = open_work(dataset, self._spec.trials, done)
             run_async(self._work(work, served, journal, progress, budget))
             journal.sync()
-            if not budget.is_spent:
-                remove_steps(self._dir.steps)
         else:
             log.info("All %d rows are there; nothing is asked for again", total)
+        if not budget.is_spent:
+            remove_steps(self._dir.steps)
         # The budget may have been spent with the very last row.
         stopped = budget.is_spent and (total is None or progress.done < total)
         return self._summarise(progress, served.get(self._spec.main_app), stopped=stopped)
