@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
+from matrix.data.means import Mean, Spread
 from matrix.data.rows import Score
 from matrix.pipelines.summary import Latency, ScorerSummary
 
@@ -27,45 +28,6 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
         k: Samples that are drawn.
     """
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
-
-
-@dataclass(slots=True)
-class Mean:
-    """The mean of what was added; 0/1 values give it exactly."""
-
-    count: int = 0
-    total: float = 0.0
-
-    def add(self, value: float) -> None:
-        """Take a value in."""
-        self.count += 1
-        self.total += value
-
-    @property
-    def value(self) -> float:
-        """The mean."""
-        return self.total / self.count
-
-
-@dataclass(slots=True)
-class Spread:
-    """Running variance (Welford 1962): equal values give exactly 0."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    def add(self, value: float) -> None:
-        """Take a value in."""
-        self.count += 1
-        off = value - self.mean
-        self.mean += off / self.count
-        self.squares += off * (value - self.mean)
-
-    @property
-    def stderr(self) -> float | None:
-        """Standard error of the mean."""
-        return math.sqrt(self.squares / (self.count - 1) / self.count) if self.count > 1 else None
 
 
 class _Question:

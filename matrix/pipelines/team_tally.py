@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+from matrix.data.means import Mean, Spread
 from matrix.data.rows import AgentRow, Entry, tokens_of
 from matrix.pipelines.summary import RoleSummary, TeamSummary
-from matrix.pipelines.tally import Latencies, Mean, Spread
+from matrix.pipelines.tally import Latencies
 
 
 class TeamTally:

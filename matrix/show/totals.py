@@ -5,26 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from matrix.data.means import Mean
 from matrix.data.rows import AgentRow, Row
 from matrix.show.view import ending_of, took_s_of
-
-
-@dataclass(slots=True)
-class Mean:
-    """A running mean."""
-
-    count: int = 0
-    total: float = 0.0
-
-    def add(self, value: float) -> None:
-        """Count one."""
-        self.count += 1
-        self.total += value
-
-    @property
-    def value(self) -> float:
-        """The mean; 0 of nothing."""
-        return self.total / self.count if self.count else 0.0
 
 
 @dataclass(slots=True)
