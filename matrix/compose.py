@@ -39,6 +39,8 @@ _OPEN = re.compile(
     r"(apps\.[^.=]+\.)?(engine\.args|engine\.env|engine\.resources|model\.args)\.|sampling\.extra\.|"
     r"cluster\.(slurm|head)\.args\.|(cluster|workload)\.resources\.|agents\."
 )
+# Groups that a run may do without; Hydra ends with a traceback on `pipeline=null`.
+_NO_GROUP = re.compile(r"(?P<group>pipeline|agents|recipes)=null")
 _SUBMITIT = re.compile(r"hydra_plugins\.hydra_submitit_launcher\..*\.(?P<executor>\w+)Launcher")
 # A path that Hydra takes without quotes.
 _PLAIN_PATH = re.compile(r"[\w./+-]+")
@@ -49,7 +51,7 @@ def open_mappings(arguments: Iterable[str]) -> list[str]:
     """Return command line arguments in Hydra's own words where ours are shorter.
 
     `engine.args.x=1` is `++engine.args.x=1`; `apps.judge.model=llama8b` is `+model@apps.judge.model=llama8b`, and an
-    app that is given no engine gets vLLM.
+    app that is given no engine gets vLLM; `pipeline=null` is `~pipeline`.
     """
     given = list(arguments)
     groups = [found for found in map(_APP_GROUP.fullmatch, given) if found]
@@ -62,6 +64,8 @@ def open_mappings(arguments: Iterable[str]) -> list[str]:
 def _opened(argument: str) -> str:
     if found := _APP_GROUP.fullmatch(argument):
         return f"+{found['group']}@apps.{found['app']}.{found['group']}={found['options']}"
+    if found := _NO_GROUP.fullmatch(argument):
+        return f"~{found['group']}"
     return f"++{argument}" if _OPEN.match(argument) else argument
 
 

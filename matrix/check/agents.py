@@ -36,7 +36,8 @@ def check_agents(agents: AgentsSpec, sampling: SamplingSpec, apps: dict[str, App
     if any(role.is_actor for role in agents.named.values()) and not is_installed("ray"):
         key = next(name for name, role in agents.named.items() if role.is_actor)
         problems.append(not_installed(f"agents.roles.{key}.actor", True, "Ray", "matrix-llm[serving]", "actor=false"))
-    return problems
+    # A file that fails does so for each of its roles.
+    return list({str(problem): problem for problem in problems}.values())
 
 
 def _check_role(
