@@ -133,7 +133,7 @@ def decode_row(line: bytes) -> Row:
         if "history" not in fields:
             return Row(**fields)
         return AgentRow(**{**fields, "history": [Entry.of(entry) for entry in fields["history"]]})
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise DataError(f"not a row of this version of matrix ({error}): {line[:80]!r}...") from error
 
 
