@@ -13,6 +13,7 @@ import orjson
 from matrix.agents.steps import Step
 from matrix.data.rows import Call, Response, Score
 from matrix.errors import DataError, RequestError
+from matrix.pipelines.prompt import shortened
 
 if TYPE_CHECKING:
     from matrix.agents.clock import Clock
@@ -48,6 +49,10 @@ class BoundTools:
     async def llm(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> Response:
         """As the protocol has it."""
         seat, flow = self._seat, self._flow
+        if isinstance(messages, str) or not all(isinstance(message, Mapping) for message in messages):
+            raise TypeError(
+                f"llm takes a list of messages, each with role and content, not {shortened(repr(messages))}"
+            )
         at = self._next()
         body = {"model": seat.model, "messages": list(messages), **seat.fields, **fields}
         if seat.tool_specs and "tools" not in fields:

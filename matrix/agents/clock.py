@@ -14,14 +14,16 @@ class Clock:
 
     Attributes:
         due: When it is late (`time.monotonic`).
+        ended: When what it was set for last was over.
         late: It was cancelled for that.
     """
 
-    __slots__ = ("_left", "_paused", "due", "late", "task")
+    __slots__ = ("_left", "_paused", "due", "ended", "late", "task")
 
     def __init__(self, task: asyncio.Task[Any] | None, due: float | None = None) -> None:
         self.task = task
         self.due = NEVER if due is None else due
+        self.ended = 0.0
         self.late = False
         self._left = 0.0
         self._paused = 0

@@ -11,18 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from matrix.agents.actors import UNDER_WAY, Message, Reply, to_message
-from matrix.agents.said import RoleBrokenError, RoleRaisedError
+from matrix.agents.said import RoleBrokenError, RoleDiedError, RoleRaisedError
 from matrix.agents.state import State, Turn
 from matrix.data.rows import RowError, Score
-from matrix.errors import MatrixError
 
 _LOG = logging.getLogger(__name__)
 _AGAIN_S = 0.5
 _SAY_S = 10.0
-
-
-class RoleDiedError(MatrixError):
-    """The process of a role died of a turn, each time that it was tried."""
 
 
 class ActorPool:
@@ -144,8 +139,8 @@ class ActorPool:
         suspect.deaths += bool(began)
         took_s = time.monotonic() - began if began else 0.0
         if suspect.deaths >= self._max_attempts or took_s > 2 * self._timeout_s:
-            said = f"its process died of this turn (attempt {suspect.deaths}): {str(error).splitlines()[0]}"
-            suspect.fail(RoleDiedError(f"{self._name}: {said}"))
+            _LOG.debug("%s: %s", self._name, error)
+            suspect.fail(RoleDiedError(f"its process died {suspect.deaths} times of this turn"))
         else:
             self._suspects.append(suspect)
 

@@ -81,6 +81,10 @@ class OrderRoute:
         return Move((next(there for there in ahead if self.places[there] == turn.next),))
 
 
+_SEEN = ("task", "scratch", "metrics", "last", "turns", "history")
+"""What conditions may speak of."""
+
+
 class _Way(NamedTuple):
     move: Move
     targets: frozenset[str]
@@ -99,7 +103,7 @@ class EdgesRoute:
                 _Way(
                     self._move(edge.targets, edge.join),
                     frozenset(edge.targets),
-                    compile_condition(edge.when, f"agents.edges.{name}.{number}.when") if edge.when else None,
+                    compile_condition(edge.when, f"agents.edges.{name}.{number}.when", _SEEN) if edge.when else None,
                 )
                 for number, edge in enumerate(spec.edges.get(name, []))
             ]

@@ -12,6 +12,8 @@ from matrix.errors import DataError, MatrixError, RequestError
 from matrix.pipelines.prompt import shortened
 
 _SILENT = Turn()
+_RESERVED = frozenset({"", "error", "max_turns", "max_tokens", "max_seconds", "max_cost"})
+"""Terminations that aren't a role's to give."""
 
 
 class RoleRaisedError(MatrixError):
@@ -20,6 +22,10 @@ class RoleRaisedError(MatrixError):
     def __init__(self, error: RowError) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+class RoleDiedError(MatrixError):
+    """The process of a role died of a turn, each time that it was tried."""
 
 
 class RoleBrokenError(MatrixError):
@@ -39,6 +45,8 @@ def to_turn(said: Any, role: str) -> Turn:
     if isinstance(said, Turn):
         if not isinstance(said.text, str):
             raise TypeError(f"{role} gave a turn whose text is {shortened(repr(said.text))}")
+        if said.end is not None and (not isinstance(said.end, str) or said.end in _RESERVED):
+            raise ValueError(f"{role} ends the row with {said.end!r}, which isn't a text, or stands for something else")
         return said
     if isinstance(said, Response):
         calls, reasoning = said.tool_calls, said.reasoning_content
@@ -59,6 +67,8 @@ def row_error(role: str, error: BaseException) -> RowError:
     if isinstance(error, DataError):
         return RowError("data", f"{role}: {error}", 0)
     kind = "hangs" if isinstance(error, RoleHangsError) else type(error).__name__
+    if isinstance(error, RoleDiedError):
+        return RowError("died", f"{role}: {error}", 1)
     message = f"{role}: {error}" if str(error) else f"{role}: {type(error).__doc__ or kind}".splitlines()[0]
     return RowError(kind, message, 1, "".join(traceback.format_exception(error))[-8000:])
 

@@ -13,7 +13,7 @@ from matrix.agents.role import Act, Role
 from matrix.agents.state import State
 from matrix.client.http import ModelClient
 from matrix.data.rows import Example
-from matrix.errors import ConfigError, Problem
+from matrix.errors import ConfigError, Problem, did_you_mean
 from matrix.pipelines.prompt import compile_template, shortened
 from matrix.spec import RunSpec, SamplingSpec
 from matrix.spec.agents import RoleSpec
@@ -108,6 +108,8 @@ def sampling_fields(sampling: SamplingSpec, own: Mapping[str, Any], key: str) ->
         ConfigError: A field of the role's own has a wrong value.
     """
     known = {name: own[name] for name in SamplingSpec.model_fields if name in own and name != "extra"}
+    if unknown := [name for name in own if name not in SamplingSpec.model_fields]:
+        raise ConfigError([Problem(f"{key}.{name}", own[name], "no such field", _meant(name, key)) for name in unknown])
     try:
         merged = SamplingSpec.model_validate({**sampling.model_dump(), **known})
     except ValidationError as error:
@@ -120,5 +122,10 @@ def sampling_fields(sampling: SamplingSpec, own: Mapping[str, Any], key: str) ->
     fields = merged.model_dump(exclude={"extra"}, exclude_none=True)
     if fields.pop("n", 1) != 1:
         raise ConfigError([Problem(f"{key}.n", merged.n, "a role asks for one answer at a time", "sampling.n=1")])
-    rest = {name: value for name, value in own.items() if name not in SamplingSpec.model_fields}
-    return {**fields, **sampling.extra, **own.get("extra", {}), **rest}
+    return {**fields, **sampling.extra, **own.get("extra", {})}
+
+
+def _meant(name: str, key: str) -> str:
+    fields = list(SamplingSpec.model_fields)
+    near = did_you_mean(name, fields)
+    return near if near.startswith("did") else f"a field of the server's own goes into {key}.extra.{name}"

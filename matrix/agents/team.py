@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from matrix.agents.workflow import Flow, LeavingError
 from matrix.client.gate import Gate, GateClosedError
 from matrix.client.http import ModelClient
 from matrix.data.readers import BadRow
-from matrix.data.rows import AgentRow, Example, Row, RowError, Score
+from matrix.data.rows import AgentRow, Entry, Example, Row, RowError, Score
 from matrix.data.work import Work
 from matrix.errors import DataError
 from matrix.pipelines.prompt import compile_template
@@ -275,20 +276,17 @@ class Team:
             if not isinstance(error.__cause__, TypeError):
                 raise
             # What a role gave, or did to the task, isn't the run's fault.
-            failed = RowError("data", str(error), 0)
-            self._emit(
-                AgentRow(
-                    row.id,
-                    row.index,
-                    row.trial,
-                    "error",
-                    {},
-                    error=failed,
-                    termination="error",
-                    tokens=row.tokens,
-                    took_s=row.took_s,
-                )
+            failed = replace(
+                row, status="error", error=RowError("data", str(error), 0), termination="error", metrics={}, scores={}
             )
+            # What can't be written may be anything that it said; what it called and paid for is kept.
+            history = [Entry(entry.agent, "", entry.at_s, entry.took_s, calls=entry.calls) for entry in row.history]
+            try:
+                self._emit(replace(failed, history=history))
+            except DataError as again:
+                if not isinstance(again.__cause__, TypeError):
+                    raise
+                self._emit(replace(failed, history=[], request={}))
 
     async def _change(self) -> None:
         self._changed.clear()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from matrix.agents.seats import Seat
     from matrix.agents.team import Team
 
+_BREATH_S = 0.05
+"""Turns that never wait let others have the process after so long."""
 VERSION = 1
 """Of the message that a workflow is when it moves to another peer."""
 
@@ -52,8 +54,8 @@ class Flow:
     """
 
     __slots__ = (
-        "_cost", "_replay", "_team", "_tokens", "affinity", "at", "began", "begun", "example", "held", "key",
-        "large", "leaving", "move", "state",
+        "_columns", "_cost", "_replay", "_team", "_tokens", "affinity", "at", "began", "begun", "example", "held",
+        "key", "large", "leaving", "move", "state",
     )  # fmt: skip
 
     def __init__(self, team: Team, work: Work) -> None:
@@ -61,9 +63,10 @@ class Flow:
         self._team = team
         self.example: Any = example
         self.key = work.key
-        self.state = State(
-            example.id, example.index, work.trial, team.seed + work.trial, getattr(example, "columns", {})
-        )
+        self._columns: dict[str, Any] = getattr(example, "columns", {})
+        # A copy of the task: what a role does to it isn't the row's.
+        task = dict(self._columns)
+        self.state = State(example.id, example.index, work.trial, team.seed + work.trial, task)
         self.began = time.monotonic()
         self.affinity = f"{example.index}/{work.trial}" if team.affinity else None
         self.begun = bool(work.steps) or work.message is not None
@@ -123,7 +126,7 @@ class Flow:
 
     async def _walk(self, clock: Clock, turn_clock: Clock) -> str:
         team, state = self._team, self.state
-        route = team.route
+        route, breath = team.route, time.monotonic()
         move = await self._begun() if self.move is None else self.move
         while True:
             to = move.to
@@ -136,6 +139,10 @@ class Flow:
                 place = to[0]
                 turn = await self._turn(team.seats[place], state, state.turns, turn_clock)
                 state.turns += 1
+                if turn_clock.ended - breath > _BREATH_S:
+                    # Roles that never wait would have the process for themselves, and no limit would end them.
+                    await asyncio.sleep(0)
+                    breath = turn_clock.ended
                 after = route.after(place, turn, state)
                 move = after if isinstance(after, Move) else await after
                 if turn.end is not None:
@@ -196,6 +203,7 @@ class Flow:
         count.in_flight += 1
         began = time.monotonic()
         clock.due = began + seat.timeout_s
+        entries = len(state.history)
         try:
             said = await seat.act(state, tools)
             turn = to_turn(said, seat.name)
@@ -213,7 +221,10 @@ class Flow:
         finally:
             clock.rest()
             count.in_flight -= 1
-        took_s = time.monotonic() - began
+        clock.ended = ended = time.monotonic()
+        took_s = ended - began
+        if len(state.history) != entries:
+            raise _RoleFailedError(row_error(seat.name, TypeError("a role doesn't change state.history itself")))
         count.turns += 1
         count.turn_s += took_s
         if tools.calls:
@@ -313,10 +324,13 @@ class Flow:
     def _row(self, termination: str, error: RowError | None) -> AgentRow:
         state = self.state
         metrics, scores, wrong = figures(state)
+        if not all(isinstance(entry, Entry) for entry in state.history):
+            wrong = "a role put something else into state.history than its turns"
+            state.history = [entry for entry in state.history if isinstance(entry, Entry)]
         if wrong and error is None:
             termination, error = "error", RowError("data", wrong, 0)
         return AgentRow(
-            state.id, state.index, state.trial, "error" if error else "ok", {"task": state.task}, None, error,
+            state.id, state.index, state.trial, "error" if error else "ok", {"task": self._columns}, None, error,
             scores, state.history, termination, metrics, self._tokens, time.monotonic() - self.began, self._cost,
         )  # fmt: skip
 

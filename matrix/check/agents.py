@@ -50,9 +50,12 @@ def _check_role(
     if role.prompt is not None:
         problems += _raised(lambda: compile_template(role.prompt or "", f"{key}.prompt"))
     if role.app is not None and role.app not in apps:
-        problems.append(Problem(f"{key}.app", role.app, "no such app", did_you_mean(role.app, list(apps) or ["null"])))
+        hint = f"apps.{role.app}.engine=... and apps.{role.app}.model=... make one"
+        problems.append(
+            Problem(f"{key}.app", role.app, "no such app", did_you_mean(role.app, list(apps)) if apps else hint)
+        )
     problems += [
-        Problem(f"{key}.tools", tool, "no such tool", did_you_mean(tool, list(agents.tools)))
+        Problem(f"{key}.tools", tool, "no such tool", _near_tool(tool, agents))
         for tool in role.tools
         if tool not in agents.tools
     ]
@@ -60,6 +63,10 @@ def _check_role(
         hint = "let a role that runs in the peers call them"
         problems.append(Problem(f"{key}.tools", role.tools, "a role in processes of its own has no tools", hint))
     return problems
+
+
+def _near_tool(tool: str, agents: AgentsSpec) -> str:
+    return did_you_mean(tool, list(agents.tools)) if agents.tools else f"agents.tools.{tool}=FUNCTION makes one"
 
 
 def _raised(function: Callable[[], Any]) -> list[Problem]:

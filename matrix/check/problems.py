@@ -56,7 +56,10 @@ def _typed_path(loc: tuple[int | str, ...], config: Mapping[str, Any]) -> list[s
     path: list[str] = []
     here: Any = config
     may_be_tag = True
-    for part in loc:
+    for number, part in enumerate(loc):
+        if isinstance(part, str) and isinstance(here, Mapping) and part not in here and number + 1 < len(loc):
+            # The tag of a kind that is the default, and isn't given.
+            continue
         # A section may have the name of its kind: cluster.slurm of cluster=slurm.
         if may_be_tag and isinstance(here, Mapping) and here.get("kind") == part:
             may_be_tag = False

@@ -5,14 +5,14 @@ The reference that a scorer compares with is such a template too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from matrix.data.columns import find, names
 from matrix.data.llama3 import parse_llama3
-from matrix.errors import ConfigError, DataError, Problem
+from matrix.errors import ConfigError, DataError, Problem, did_you_mean
 
 if TYPE_CHECKING:
     import jinja2
@@ -223,26 +223,33 @@ def shortened(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def compile_condition(source: str, key: str) -> Callable[[Mapping[str, Any]], bool]:
+def compile_condition(source: str, key: str, names: Collection[str]) -> Callable[[Mapping[str, Any]], bool]:
     """Compiles a Jinja expression; names that aren't there are false in it, and can't be compared.
 
     Args:
         source: The expression, such as `scratch.agreed and turns > 2`.
         key: Config key that it was read from.
+        names: What it may speak of.
 
     Returns:
         What tells whether it holds. It raises a DataError where the expression fails on what it sees.
 
     Raises:
-        ConfigError: It has a syntax error.
+        ConfigError: It has a syntax error, or speaks of something else.
     """
-    import jinja2
+    import jinja2.meta
     import jinja2.sandbox
 
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment()
     try:
-        expression = jinja2.sandbox.ImmutableSandboxedEnvironment().compile_expression(source)
+        expression = environment.compile_expression(source)
+        unknown = jinja2.meta.find_undeclared_variables(environment.parse(f"{{{{ {source} }}}}")) - set(names)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError([Problem(key, shortened(source), f"not a Jinja expression: {error.message}")]) from error
+
+    if unknown:
+        name = min(unknown)
+        raise ConfigError([Problem(key, shortened(source), f"there is no {name!r} here", did_you_mean(name, [*names]))])
 
     def holds(seen: Mapping[str, Any]) -> bool:
         try:

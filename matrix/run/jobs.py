@@ -94,7 +94,7 @@ class Jobs:
 def show_jobs(outcomes: Sequence[Outcome]) -> None:
     """Print a table of the jobs of a sweep."""
     table = Table(title="sweep", title_justify="left")
-    for column in ("job", "exit code", "rows", "accuracy"):
+    for column in ("job", "exit code", "rows", "accuracy, or metrics"):
         table.add_column(column, overflow="fold")
     for outcome in outcomes:
         summary = outcome.summary or {"rows": {"ok": 0, "error": 0}, "scores": {}}
@@ -103,6 +103,8 @@ def show_jobs(outcomes: Sequence[Outcome]) -> None:
             for label, score in summary["scores"].items()
             if score["accuracy"] is not None
         )
+        # A team without scorers has figures of its own.
+        scores = scores or ", ".join(f"{name} {one['mean']:.4f}" for name, one in summary.get("metrics", {}).items())
         rows = f"{summary['rows']['ok']} ok, {summary['rows']['error']} errors"
         table.add_row(_short(outcome.run_dir), str(outcome.exit_code), rows, scores)
     RichConsole(highlight=False).print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from matrix.errors import DataError
 _NEAR = 5
 """Names that an unknown one is answered with."""
 _CUTOFF = 0.5
+_SILENT_S = 60.0
+"""A run that goes on writes its state every few seconds."""
 
 _ID = re.compile(rb'\{"id":("[^"\\]*+(?:\\.[^"\\]*+)*+"),"index":')
 
@@ -90,10 +93,19 @@ def find_run(path: Path) -> Run:
         raise DataError(f"{path}: is no run dir{_below(path)}")
     spec = yaml.safe_load((path / "spec.yaml").read_text()) if is_run else {}
     state = path / "state.json"
-    status = json.loads(state.read_text()).get("status", "") if state.is_file() else ""
+    status = _status(json.loads(state.read_text())) if state.is_file() else ""
     name = str(_at(spec, "name") or "")
     folder = path.resolve().name
     return Run(path, " / ".join(part for part in (name, folder) if part), _config(spec), status)
+
+
+def _status(state: Mapping[str, Any]) -> str:
+    """How a run is; one that was killed couldn't say so."""
+    status = str(state.get("status", ""))
+    silent_s = time.time() - float(state.get("heartbeat") or 0)
+    if status == "running" and silent_s > _SILENT_S:
+        return f"no sign of life for {silent_s:.0f} s: its run.dir resumes it"
+    return status
 
 
 def find_rows(run: Run, name: str | None, index: int | None, trial: int | None) -> list[Row]:

@@ -122,7 +122,6 @@ async def test_a_role_may_take_a_failed_request_for_an_answer(tmp_path: Path) ->
         "Turn(data={1: 2})",
         "Turn(data={'x': 2**70})",
         "Turn(chr(0xD800))",
-        "state.task.update({1: 2})",
     ],
 )
 async def test_what_json_cannot_hold_is_an_error(tmp_path: Path, what: str) -> None:

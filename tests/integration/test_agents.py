@@ -118,9 +118,7 @@ def test_processes_of_roles_that_die_hang_and_fail(tmp_path: Path) -> None:
             wait_for(lambda: len(list(tmp_path.glob("turns-*"))) >= 2, process)
             kill(int(next(tmp_path.glob("turns-*")).name.partition("-")[2]))
             assert process.wait(120) == 0, run.said
-    found = run.check(
-        {50: "RoleDiedError", 51: "ValueError", 52: "timeout", 53: "hangs", 60: "ValueError", 61: "TypeError"}
-    )
+    found = run.check({50: "died", 51: "ValueError", 52: "timeout", 53: "hangs", 60: "ValueError", 61: "TypeError"})
     assert "its process died of this turn (attempt 2)" in found[50]["error"]["message"]
     assert "in act" in found[51]["error"]["traceback"]
     assert found[52]["error"]["message"] == "judge took more than 1 s for a turn (agents.roles.judge.timeout_s)"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_run_says_what_it_was(folder: Path) -> None:
-    (folder / "state.json").write_text('{"status": "running"}')
+    (folder / "state.json").write_text(f'{{"status": "running", "heartbeat": {time.time()}}}')
     run = find_run(folder)
     assert (run.name, run.status) == ("coral-smollm2 / run-1", "running")
     assert run.config["team"] == "coral"
@@ -105,3 +106,8 @@ def test_a_relative_path_has_the_folder_s_name(folder: Path, monkeypatch: pytest
     monkeypatch.chdir(folder)
     assert find_run(Path()).path.samefile(folder)
     assert find_run(Path()).name == "coral-smollm2 / run-1"
+
+
+def test_a_run_that_was_killed_could_not_say_so(folder: Path) -> None:
+    (folder / "state.json").write_text('{"status": "running", "heartbeat": 1000}')
+    assert "no sign of life" in find_run(folder).status
