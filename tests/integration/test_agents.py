@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agents.small_teams import in_process, team_file
 from tests.command import ROOT
 from tests.fake_engine import FakeEngine
 from tests.integration.agent_runs import ASKS, ORDER, TeamRun, asked_twice, check_answers, kill, wait_for
@@ -250,3 +251,94 @@ def test_peers_join_with_their_node_and_leave_with_it(tmp_path: Path, monkeypatc
     assert sum(run.share(number) > 0 for number in range(3)) >= 2
     # In flight when the node left.
     assert len(asked_twice(engine)) <= 20
+
+
+def test_a_run_of_several_peers_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Also with another number of peers, and with none but the command itself."""
+    with FakeEngine.in_thread(latency_s=0.7) as engine:
+        run = TeamRun(tmp_path, engine.url, ASKS, 150, *ORDER, "workload.max_in_flight=30")
+        for peers, least in ((3, 30), (2, 70)):
+            with run.started(f"workload.drivers={peers}") as process:
+                wait_for(lambda least=least: sum(map(run.share, range(3))) >= least, process)
+            # Ray's own end of it: peers write until they have noticed.
+            time.sleep(3)
+        assert run.to_end() == 0, run.said
+    found = run.check()
+    check_answers(found)
+    assert len(asked_twice(engine)) <= 2 * 30
+    assert any(call["replayed"] for row in found for entry in row["history"] for call in entry["calls"])
+
+
+REFERENCES = """
+import asyncio, gc, json, sys, time
+from pathlib import Path
+from matrix.agents.actors import LARGE_CHARS, RoleProcess, start_roles, end_roles, to_message
+from matrix.agents.state import State
+from matrix.cluster.ray import connect
+from matrix.data.rows import Entry
+from tests.agents.small_teams import opened, team_spec, work, written
+
+folder = Path(sys.argv[1])
+spec = team_spec(folder / "team.py", {"max_in_flight": 20}, order=["writer", "judge"], ends=["judge"],
+    roles={"judge": {"actor": True}})
+cluster = connect(spec.cluster)
+import ray
+from ray._private.internal_api import memory_summary
+try:
+    text = "x" * (LARGE_CHARS + 1)
+    large = {}
+    state = State("a", 0, 0, 0, {"short": "y", "long": text, "list": [text]}, [Entry("w", "short"), Entry("w", text)])
+    first, again = to_message(state, large), to_message(state, large)
+    actors = start_roles(spec, folder)
+
+    async def main():
+        from matrix.data.journal import Journal
+        from matrix.run.session import Served
+        from matrix.run.workload import Workload
+        with Journal(folder / "rows", "driver") as journal:
+            served = {name: Served(["http://127.0.0.1:9/v1"], None, 0.0, 0.0) for name in spec.asked_apps}
+            async with Workload(spec, served, journal.append, run_dir=folder, writer="driver", actors=actors) as workload:
+                await workload.pipeline.run(iter(work(*({"long": text} for _ in range(40)))))
+
+    del state
+    kept = dict(texts={number: ray.get(one) == text for number, one in first.texts.items()},
+        task={name: ray.get(one) == text for name, one in first.task.items()},
+        once=first.texts[1] == again.texts[1], columns=first.state.task, history=[e.text for e in first.state.history])
+    del first, again, large
+    asyncio.run(main())
+    rows = written(folder)
+    gc.collect()
+    end_roles(actors)
+    for _ in range(50):
+        objects = [line for line in memory_summary(stats_only=True).splitlines() if "Plasma memory usage" in line][0]
+        if ", 0 objects" in objects:
+            break
+        time.sleep(0.1)
+    print(json.dumps({**kept, "objects": objects, "ok": sum(row.status == "ok" for row in rows)}))
+finally:
+    cluster.stop()
+"""
+
+
+def test_large_texts_travel_once_and_are_gone_with_their_row(tmp_path: Path) -> None:
+    team_file(
+        tmp_path,
+        """
+        async def writer(state, tools):
+            return "w" * 20_000 + str(state.index)
+
+        async def judge(state, tools):
+            assert len(state.task["long"]) == 16_385
+            assert state.last.text == "w" * 20_000 + str(state.index)
+            return Turn("x", end="fine") if state.turns == 3 else "x"
+        """,
+    )
+    done = in_process(REFERENCES, str(tmp_path), timeout_s=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    text = "x" * 16_385
+    assert (found["texts"], found["task"], found["once"]) == ({"1": True}, {"long": True}, True)
+    assert found["columns"] == {"short": "y", "list": [text]}
+    assert found["history"] == ["short", ""]
+    assert found["ok"] == 40
+    assert ", 0 objects" in found["objects"], found["objects"]
