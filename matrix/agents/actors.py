@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from matrix.agents.clock import Clock, end_what_is_late
 from matrix.agents.mark import Mark
 from matrix.agents.said import row_error, to_turn, too_late
 from matrix.agents.state import State
@@ -67,6 +69,7 @@ class RoleProcess:
         self._room = _Room()
         self._folder = run_dir / "steps" / "roles"
         self._mark: Mark | None = None
+        self._clocks: set[Clock] = set()
 
     async def act(self, batch: list[Message], *, alone: bool = False) -> list[Reply | None]:
         """Take the turns of a batch.
@@ -111,15 +114,21 @@ class RoleProcess:
             # Here, since it watches the thread that it is made in.
             self._mark = Mark(self._folder, f"{self._name}-{os.getpid()}")
             self._mark.watch(self._timeout_s)
-        limit = asyncio.timeout(self._timeout_s)
+            self._sweeper = asyncio.create_task(end_what_is_late(self._clocks))
+        task = asyncio.current_task()
+        clock = Clock(task, time.monotonic() + self._timeout_s)
+        self._clocks.add(clock)
         try:
-            async with limit:
-                return await self._mark.running(RowKey(state.index, state.trial), work), None
+            return await self._mark.running(RowKey(state.index, state.trial), work), None
         except (Exception, SystemExit, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
-            return None, too_late(self._name, self._timeout_s) if limit.expired() else row_error(self._name, error)
+            if isinstance(error, asyncio.CancelledError):
+                if clock.was_late():
+                    return None, too_late(self._name, self._timeout_s)
+                if task is not None and task.cancelling():
+                    raise
+            return None, row_error(self._name, error)
+        finally:
+            self._clocks.discard(clock)
 
     def _reply(self, said: Any, state: State, error: RowError | None) -> Reply:
         try:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
+from matrix.client.flights import STOOD_STILL_S
+
 NEVER = float("inf")
+_LOOK_S = 0.1
 
 
 class Clock:
@@ -58,3 +63,25 @@ class Clock:
 
 UNLIMITED = Clock(None)
 """For what may go on for ever."""
+
+
+async def end_what_is_late(clocks: AbstractSet[Clock], looked: Callable[[], None] = lambda: None) -> None:
+    """Cancel what is late, until this is cancelled itself.
+
+    A time in which the whole process stood still, since one row kept it busy or it was stopped, is nobody's time.
+
+    Args:
+        clocks: Whatever has a time limit; it goes on changing.
+        looked: Told each time.
+    """
+    last = time.monotonic()
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        now = time.monotonic()
+        stood_still_s, last = now - last - _LOOK_S, now
+        for clock in list(clocks):
+            if stood_still_s > STOOD_STILL_S:
+                clock.due += stood_still_s
+            if clock.due <= now:
+                clock.end()
+        looked()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from matrix.agents.clock import Clock
+from matrix.agents.clock import Clock, end_what_is_late
 from matrix.agents.load import Loader
 from matrix.agents.mark import Mark
 from matrix.agents.pool import ActorPool
@@ -35,7 +35,6 @@ from matrix.spec.agents import AgentsSpec
 
 _LOG = logging.getLogger(__name__)
 
-_LOOK_S = 0.1
 _BREATH_S = 0.02
 """Rows that never wait for anything let others have the loop after so long."""
 
@@ -133,7 +132,7 @@ class Team:
         self.steps = StepJournal(self._folder, self._writer)
         self.mark = Mark(self._folder, self._writer)
         self.mark.watch(max(role.timeout_s for role in self._agents.named.values()))
-        self._sweeper = asyncio.create_task(self._sweep())
+        self._sweeper = asyncio.create_task(end_what_is_late(self.clocks, self._look_for_room))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -292,15 +291,10 @@ class Team:
         self._changed.clear()
         await self._changed.wait()
 
-    async def _sweep(self) -> None:
-        """End what is late; and look whether a limit has grown, which nobody tells."""
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            now = time.monotonic()
-            for clock in [clock for clock in self.clocks if clock.due <= now]:
-                clock.end()
-            if len(self._tasks) < self.capacity:
-                self._changed.set()
+    def _look_for_room(self) -> None:
+        """A limit may have grown, which nobody tells."""
+        if len(self._tasks) < self.capacity:
+            self._changed.set()
 
 
 def team_loader(agents: AgentsSpec, run_dir: Path | None = None) -> Loader:

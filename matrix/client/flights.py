@@ -10,6 +10,8 @@ from matrix.client.parse import Parse
 from matrix.client.tries import TryFailedError
 
 _LOOK_S = 0.05
+STOOD_STILL_S = 0.5
+"""A process that hasn't looked for so much longer than it wanted to stood still as a whole: no server's fault."""
 
 
 class Flight:
@@ -87,6 +89,7 @@ class Flights:
         # A dict keeps the order in which they started.
         self._all: dict[Flight, None] = {}
         self._looks = False
+        self._last = 0.0
 
     def start(self, flight: Flight, timeout_s: float) -> None:
         """Let a row's time run; called by the task that it is the business of."""
@@ -96,6 +99,7 @@ class Flights:
         self._all[flight] = None
         if not self._looks:
             self._looks = True
+            self._last = time.monotonic()
             asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
     def land(self, flight: Flight) -> None:
@@ -115,7 +119,11 @@ class Flights:
 
     def _look(self) -> None:
         now = time.monotonic()
+        stood_still_s, self._last = now - self._last - _LOOK_S, now
         for flight in self._all:
+            if stood_still_s > STOOD_STILL_S:
+                flight.deadline += stood_still_s
+                flight.due += stood_still_s
             if flight.due <= now:
                 flight.end()
         self._looks = bool(self._all)

@@ -12,6 +12,7 @@ import pytest
 from matrix.agents.mark import Culprit, Mark, culprit, marked_writers
 from matrix.data.rows import RowKey
 from tests.agents.small_teams import in_process, run, team_file, team_spec, work
+from tests.fake_engine import FakeEngine
 
 KEY = RowKey(7, 2)
 PROCESS = """
@@ -174,3 +175,26 @@ async def test_a_watch_ends_with_its_mark(tmp_path: Path) -> None:
     mark.close()
     time.sleep(1)
     assert marked_writers(tmp_path) == ["driver"]
+
+
+async def test_the_time_that_one_row_takes_from_all_is_not_theirs(tmp_path: Path) -> None:
+    """Neither turns nor requests of others are late for it."""
+    code = """
+        async def alone(state, tools):
+            if state.task["x"] == "hangs":
+                await asyncio.sleep(0.1)
+                time.sleep(1.9)
+            if state.task["x"] == "asks":
+                return await tools.llm([{"role": "user", "content": "x"}])
+            await asyncio.sleep(0.3)
+            return "fine"
+    """
+    limits = {"request_timeout_s": 1, "try_timeout_s": 0.9, "max_attempts": 1}
+    spec = team_spec(
+        team_file(tmp_path, code), limits, order=["alone"], repeat=False, roles={"alone": {"timeout_s": 1}},
+        limits={"seconds": 1.5},
+    )  # fmt: skip
+    with FakeEngine.in_thread(latency_s=0.4) as engine:
+        found = await run(spec, tmp_path, work({"x": "waits"}, {"x": "hangs"}, {"x": "asks"}), engine.url)
+    assert [row.status for row in found] == ["ok", "error", "ok"]
+    assert [row.termination for row in found] == ["end", "error", "end"]
