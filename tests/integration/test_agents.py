@@ -44,8 +44,8 @@ async def third(state, tools):
         os._exit(1)
     """,
     )
-    with FakeEngine.in_thread(latency_s=0.05) as engine:
-        run = TeamRun(tmp_path, engine.url, roles, 400, *ORDER, *PEERS)
+    with FakeEngine.in_thread(latency_s=0.1) as engine:
+        run = TeamRun(tmp_path, engine.url, roles, 800, *ORDER, *PEERS)
         with run.started() as process:
             run.wait_for_rows(process, 0, 1, 2, each=10)
             kill(run.pid_of(1))
@@ -61,7 +61,6 @@ async def third(state, tools):
     assert not any(what.startswith(("100 ", "200 ")) for what in asked_twice(engine))
     replayed = sum(call["replayed"] for row in found for entry in row["history"] for call in entry["calls"])
     assert replayed > 0
-    assert all(run.share(number) > 20 for number in range(3))
 
 
 JUDGED = """
@@ -76,13 +75,13 @@ class judge(Role):
     async def act(self, state, tools):
         text = state.last.text
         assert len(text) > 50_000 and text.startswith(f"{state.index} write")
-        if state.index == 50:
+        if state.index == 150:
             os._exit(1)
-        if state.index == 51:
+        if state.index == 151:
             raise ValueError("no")
-        if state.index == 52:
+        if state.index == 152:
             await asyncio.sleep(60)
-        if state.index == 53:
+        if state.index == 153:
             time.sleep(1.5)
         state.metrics["length"] = len(text)
         state.scratch["judged"] = f"{self.name} {tools.prompt()}"
@@ -96,10 +95,10 @@ class together(Role):
         raise NotImplementedError
 
     async def act_batch(self, states):
-        if any(state.index == 60 for state in states):
+        if any(state.index == 160 for state in states):
             raise ValueError("one of them")
         await asyncio.sleep(0.02)
-        return [Turn(f"{state.index} of {len(states)}") if state.index != 61 else 5 for state in states]
+        return [Turn(f"{state.index} of {len(states)}") if state.index != 161 else 5 for state in states]
 
 async def closer(state, tools):
     return (await asked(state, tools, state.scratch["judged"])).text[0]
@@ -119,10 +118,12 @@ def test_processes_of_roles_that_die_hang_and_fail(tmp_path: Path) -> None:
             wait_for(lambda: len(list(tmp_path.glob("turns-*"))) >= 2, process)
             kill(int(next(tmp_path.glob("turns-*")).name.partition("-")[2]))
             assert process.wait(120) == 0, run.said
-    found = run.check({50: "died", 51: "ValueError", 52: "timeout", 53: "hangs", 60: "ValueError", 61: "TypeError"})
-    assert "its process died of this turn (attempt 2)" in found[50]["error"]["message"]
-    assert "in act" in found[51]["error"]["traceback"]
-    assert found[52]["error"]["message"] == "judge took more than 1 s for a turn (agents.roles.judge.timeout_s)"
+    found = run.check(
+        {150: "died", 151: "ValueError", 152: "timeout", 153: "hangs", 160: "ValueError", 161: "TypeError"}
+    )
+    assert found[150]["error"]["message"] == "judge: its process died 2 times of this turn"
+    assert "in act" in found[151]["error"]["traceback"]
+    assert found[152]["error"]["message"] == "judge took more than 1 s for a turn (agents.roles.judge.timeout_s)"
     fine = [row for row in found if row["error"] is None]
     assert all(row["history"][3]["text"] == f"{row['index']} me row {row['index']}" for row in fine)
     assert all(row["metrics"] == {"length": len(row["history"][0]["text"])} for row in fine)
@@ -174,7 +175,7 @@ async def slow():
 
 def test_rows_of_a_slow_peer_go_on_in_free_ones(tmp_path: Path) -> None:
     with FakeEngine.in_thread(latency_s=0.02) as engine:
-        run = TeamRun(tmp_path, engine.url, SLOW, 600, *ORDER, "workload.drivers=3", "workload.max_in_flight=60")
+        run = TeamRun(tmp_path, engine.url, SLOW, 900, *ORDER, "workload.drivers=3", "workload.max_in_flight=60")
         with run.started() as process:
             run.wait_for_rows(process, 0, 1, 2)
             (tmp_path / "slow").write_text(str(run.pid_of(1)))
@@ -187,14 +188,14 @@ def test_rows_of_a_slow_peer_go_on_in_free_ones(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_stands_still_for_a_while_keeps_nobody_up(tmp_path: Path) -> None:
-    with FakeEngine.in_thread(latency_s=0.02) as engine:
-        run = TeamRun(tmp_path, engine.url, ASKS, 400, *ORDER, "workload.drivers=3", "workload.max_in_flight=30")
+    with FakeEngine.in_thread(latency_s=0.1) as engine:
+        run = TeamRun(tmp_path, engine.url, ASKS, 600, *ORDER, "workload.drivers=3", "workload.max_in_flight=30")
         with run.started() as process:
             run.wait_for_rows(process, 0, 1, 2)
             stopped = run.pid_of(2)
             kill(stopped, signal.SIGSTOP)
             # The one that stands still has a tenth of the rows at most.
-            wait_for(lambda: sum(map(run.share, range(3))) >= 350, process)
+            wait_for(lambda: sum(map(run.share, range(3))) >= 540, process)
             assert process.poll() is None
             kill(stopped, signal.SIGCONT)
             assert process.wait(60) == 0
@@ -309,7 +310,7 @@ try:
     gc.collect()
     end_roles(actors)
     for _ in range(50):
-        objects = [line for line in memory_summary(stats_only=True).splitlines() if "Plasma memory usage" in line][0]
+        objects = [line for line in memory_summary(ray.get_runtime_context().gcs_address, stats_only=True).splitlines() if "Plasma memory usage" in line][0]
         if ", 0 objects" in objects:
             break
         time.sleep(0.1)
