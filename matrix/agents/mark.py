@@ -29,6 +29,8 @@ from matrix.data.rows import RowKey
 _MARK = struct.Struct("<qqq")
 _NOBODY = _MARK.pack(-1, 0, 0)
 _LOOK_S = 1.0
+_GRACE_S = 30.0
+"""A machine that swaps may keep a process from everything for a while."""
 _PREFIX = "mark-"
 _LOG = logging.getLogger(__name__)
 
@@ -111,7 +113,7 @@ class Mark:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(RoleHangsError))
 
     def _end_after(self, limit_s: float) -> None:
-        faulthandler.dump_traceback_later(2 * limit_s + _LOOK_S, exit=True, file=self._hang)
+        faulthandler.dump_traceback_later(2 * limit_s + _GRACE_S, exit=True, file=self._hang)
 
 
 class Culprit(NamedTuple):

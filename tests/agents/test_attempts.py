@@ -92,9 +92,11 @@ HANGS = """
 START = """
     import asyncio, sys
     from pathlib import Path
+    from matrix.agents import mark
     from tests.agents.small_teams import *
 
     folder = Path(sys.argv[1])
+    mark._GRACE_S = 1.0
     role = {"timeout_s": float(sys.argv[3])}
     spec = team_spec(folder / "team.py", {"max_attempts": 2}, order=["alone"], repeat=False, roles={"alone": role})
     rows = work(*({"dies_at": 1 if number == 3 else None} for number in range(6)))
