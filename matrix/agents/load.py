@@ -20,6 +20,9 @@ from matrix.errors import ConfigError, MatrixError, Problem, did_you_mean
 from matrix.pipelines.prompt import shortened
 from matrix.spec.agents import RoleSpec
 
+KEPT_FILE = "agents.py"
+"""Copy of `agents.file` in the run dir."""
+
 
 class Loader:
     """Finds what a team's config names.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from matrix.agents.clock import Clock, end_what_is_late
-from matrix.agents.load import Loader
+from matrix.agents.load import KEPT_FILE, Loader
 from matrix.agents.mark import Mark
 from matrix.agents.pool import ActorPool
 from matrix.agents.pulse import Pulse, RoleCount
@@ -301,10 +301,6 @@ def team_loader(agents: AgentsSpec, run_dir: Path | None = None) -> Loader:
     """What finds the team's code: that which the run dir keeps, so that all nodes have the same."""
     kept = run_dir / KEPT_FILE if run_dir is not None else None
     return Loader(kept if kept is not None and kept.is_file() else agents.file, agents.modules)
-
-
-KEPT_FILE = "agents.py"
-"""Copy of `agents.file` in the run dir."""
 
 
 def _agents(spec: RunSpec) -> AgentsSpec:

@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from matrix.agents.team import KEPT_FILE
+from matrix.agents.load import KEPT_FILE
 from matrix.errors import ConfigError, DataError, Problem
 from matrix.spec import RunSpec
 from matrix.spec.redact import redact
