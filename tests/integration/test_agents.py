@@ -168,7 +168,7 @@ async def third(state, tools):
 
 async def slow():
     pid = (FOLDER / "slow").read_text() if (FOLDER / "slow").exists() else ""
-    await asyncio.sleep(3 if pid == str(os.getpid()) else 0.1)
+    await asyncio.sleep(8 if pid == str(os.getpid()) else 0.1)
 """
 
 
@@ -178,12 +178,13 @@ def test_rows_of_a_slow_peer_go_on_in_free_ones(tmp_path: Path) -> None:
         with run.started() as process:
             run.wait_for_rows(process, 0, 1, 2)
             (tmp_path / "slow").write_text(str(run.pid_of(1)))
-            assert process.wait(60) == 0
+            assert process.wait(120) == 0
     check_answers(run.check())
     assert asked_twice(engine) == []
-    handed = [row for row in map(json.loads, (run.dir / "rows.jsonl").open()) if row["took_s"] > 2.5]
+    handed = [row for row in map(json.loads, (run.dir / "rows.jsonl").open()) if row["took_s"] > 7]
     assert len(handed) >= 10, "20 were in it"
-    assert sum(row["took_s"] > 8 for row in handed) < 5, "after one or two slow turns they are elsewhere"
+    # Three slow turns take 24 s.
+    assert sum(row["took_s"] > 23 for row in handed) < 5, "after one or two slow turns they are elsewhere"
 
 
 def test_a_peer_that_stands_still_for_a_while_keeps_nobody_up(tmp_path: Path) -> None:
