@@ -15,9 +15,6 @@ from matrix.check.fit import check_fit, check_room
 from matrix.check.problems import type_problem, union_member
 from matrix.check.resources import check_resources
 from matrix.check.sections import check_cluster, check_data, check_pipeline, check_work, check_workload
-from matrix.check.slurm import check_slurm
-from matrix.cluster.join import grown, joined
-from matrix.cluster.resolve import resolved
 from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
 from matrix.spec import AgentsSpec, AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec, SamplingSpec, SlurmCluster
 from matrix.tracking.tracker import check_tracker
@@ -58,6 +55,11 @@ def check(config: Mapping[str, Any], *, joins: bool = True) -> tuple[RunSpec | N
         except ValidationError as error:
             problems += [type_problem((*place, *detail["loc"]), detail, config) for detail in error.errors()]
     if isinstance(cluster := sections.get("cluster"), SlurmCluster):
+        # Loads what talks to Slurm, and to clusters that are there.
+        from matrix.check.slurm import check_slurm
+        from matrix.cluster.join import grown, joined
+        from matrix.cluster.resolve import resolved
+
         problems += check_slurm(cluster)
         try:
             # Of its nodes the rules need to know what Slurm says, or what they are.

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from matrix.data.rows import Row
 from matrix.errors import Problem
 from matrix.spec.tracker import NoTracker, TrackerSpec
+
+if TYPE_CHECKING:
+    from matrix.data.rows import Row
 
 _CLASSES = {
     "none": "matrix.tracking.none:SilentTracker",

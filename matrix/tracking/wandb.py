@@ -10,15 +10,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from matrix import __version__
-from matrix.data.rows import Row
-from matrix.data.sampling import Samples
 from matrix.errors import ConfigError, MatrixError, Problem
 from matrix.spec.redact import redact_arguments
 from matrix.spec.tracker import WandbTracker as WandbSpec
 from matrix.tracking.tracker import JobInfo
+
+if TYPE_CHECKING:
+    from matrix.data.rows import Row
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -54,6 +55,8 @@ class WandbTracker:
 
     def __init__(self, spec: WandbSpec) -> None:
         self._spec = spec
+        from matrix.data.sampling import Samples
+
         self._samples = Samples(spec.samples)
         self._run: Any = None
         self._step = 0
