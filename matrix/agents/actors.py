@@ -133,7 +133,7 @@ class RoleProcess:
     def _reply(self, said: Any, state: State, error: RowError | None) -> Reply:
         try:
             turn = to_turn(said, self._name) if said is not None else None
-        except TypeError as wrong:
+        except (TypeError, ValueError) as wrong:
             turn, error = None, row_error(self._name, wrong)
         return {
             "turn": asdict(turn) if turn is not None else None,

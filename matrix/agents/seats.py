@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -11,6 +11,7 @@ from matrix.agents.load import Loader
 from matrix.agents.pulse import RoleCount
 from matrix.agents.role import Act, Role
 from matrix.agents.state import State
+from matrix.agents.toolbox import Toolbox
 from matrix.client.http import ModelClient
 from matrix.data.rows import Example
 from matrix.errors import ConfigError, Problem, did_you_mean
@@ -21,16 +22,6 @@ from matrix.spec.agents import RoleSpec
 Release = Callable[[State, dict[str, Any]], Awaitable[None]]
 
 
-class Callables(Protocol):
-    """Where tools are called by name."""
-
-    def specs(self, names: list[str]) -> list[dict[str, Any]]:
-        """As OpenAI defines them."""
-
-    async def call(self, name: str, arguments: Mapping[str, Any] | str, names: list[str]) -> str:
-        """Call one of these."""
-
-
 class Seat:
     """A role at work.
 
@@ -38,7 +29,6 @@ class Seat:
         name: The role's name.
         count: What it did.
         act: Takes a turn.
-        release: Gives back what a row of it holds, when that is over; None: it holds nothing.
         client: Client of its app.
         model: What that app calls its model.
         price: What that app asks for.
@@ -50,7 +40,7 @@ class Seat:
     """
 
     __slots__ = (
-        "_template", "act", "client", "count", "fields", "model", "name", "price", "release", "timeout_s", "tool_specs",
+        "_template", "act", "client", "count", "fields", "model", "name", "price", "timeout_s", "tool_specs",
         "toolbox", "tools",
     )  # fmt: skip
 
@@ -62,12 +52,11 @@ class Seat:
         *,
         count: RoleCount,
         act: Act,
-        release: Release | None,
         client: ModelClient,
-        toolbox: Callables,
+        toolbox: Toolbox,
     ) -> None:
         self.name, self.client, self.toolbox = name, client, toolbox
-        self.count, self.act, self.release = count, act, release
+        self.count, self.act = count, act
         app = spec.all_apps()[role.app or spec.main_app]
         self.model, self.price = app.model.name, app.model.price
         self.fields = sampling_fields(spec.sampling, role.sampling, f"agents.roles.{name}.sampling")

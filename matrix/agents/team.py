@@ -124,7 +124,6 @@ class Team:
                 role,
                 count=self.counts[name],
                 act=act,
-                release=release,
                 client=client,
                 toolbox=self._toolbox,
             )
