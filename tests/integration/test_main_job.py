@@ -126,5 +126,6 @@ def test_an_engine_that_cannot_start_says_its_own_last_lines(tmp_path: Path) -> 
     assert done.returncode == 1
     assert "--dtype: invalid choice: 'nonsense'" in done.stderr
     assert "engine-" in done.stderr
-    assert done.stderr.count("Starting Ray on this machine ...") == 1
+    # Not the line of its begin, which comes again where that takes long.
+    assert done.stderr.count("Starting Ray on this machine: done") == 1
     assert not (tmp_path / "summary.json").exists()
