@@ -28,6 +28,7 @@ from matrix.spec.engine import (
     VllmEngine,
 )
 from matrix.spec.model import ModelSpec, Price, SamplingSpec
+from matrix.spec.services import ContainerEngine, SandboxEngine, ServiceEngine
 from matrix.spec.tracker import NoTracker, TrackerSpec, WandbTracker
 from matrix.spec.workload import Concurrency, DatasetSpec, GenerateSpec, Message, PipelineSpec, ScorerSpec, WorkloadSpec
 
@@ -41,6 +42,7 @@ __all__ = [
     "BedrockEngine",
     "ClusterSpec",
     "Concurrency",
+    "ContainerEngine",
     "DatasetSpec",
     "EngineSpec",
     "Gateway",
@@ -61,7 +63,9 @@ __all__ = [
     "RunSpec",
     "SagemakerEngine",
     "SamplingSpec",
+    "SandboxEngine",
     "ScorerSpec",
+    "ServiceEngine",
     "SglangEngine",
     "SimulatedEngine",
     "SlurmCluster",

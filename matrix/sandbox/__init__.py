@@ -1,0 +1,1 @@
+"""Code that nobody trusts, run where it can do no harm: docs/sandbox.md."""
