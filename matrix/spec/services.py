@@ -20,11 +20,12 @@ class SandboxEngine(AppEngine):
     """Programs that may wait for a worker; more are refused with 429."""
     languages: dict[str, str] = {
         "python": "python",
-        "bash": "bash {file}",
-        "c": "gcc -O1 -o program {file} -lm && ./program",
-        "node": "node {file}",
+        "bash": "bash main.sh",
+        "c": "gcc -O1 -o program main.c -lm && ./program",
+        "node": "node main.js",
     }
-    """From a language to the shell command that runs a `{file}` of it; `python` alone is a warm interpreter."""
+    """From a language to the shell command that runs it, with the file `main.ENDING` that its code is written to;
+    `python` alone is a warm interpreter."""
     python: str | None = None
     """The interpreter; None: the one that matrix runs in, without its packages."""
     preload: list[str] = []

@@ -1,0 +1,66 @@
+"""The seccomp filter of programs: what they may not ask of the kernel, though they could not do much with it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from functools import cache
+
+_REFUSED = (
+    # Namespaces and file systems.
+    "mount", "umount", "umount2", "pivot_root", "chroot", "unshare", "setns", "fsopen", "fsconfig", "fsmount", "fspick",
+    "move_mount", "open_tree", "mount_setattr", "quotactl", "quotactl_fd", "swapon", "swapoff", "open_by_handle_at",
+    "name_to_handle_at", "fanotify_init", "fanotify_mark", "acct", "nfsservctl", "mknod", "mknodat",
+    # Other processes.
+    "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "kcmp", "pidfd_getfd",
+    # The kernel itself.
+    "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register", "kexec_load",
+    "kexec_file_load", "init_module", "finit_module", "delete_module", "create_module", "query_module",
+    "get_kernel_syms", "reboot", "syslog", "iopl", "ioperm", "modify_ldt", "vm86", "vm86old", "lookup_dcookie",
+    "add_key", "request_key", "keyctl", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "stime",
+    "sethostname", "setdomainname", "vhangup", "uselib", "ustat", "sysfs", "_sysctl", "personality", "move_pages",
+    "migrate_pages", "mbind", "set_mempolicy", "set_mempolicy_home_node", "get_mempolicy", "ioprio_set",
+    "memfd_secret", "vmsplice", "remap_file_pages",
+)  # fmt: skip
+_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+"""Flags of clone: https://man7.org/linux/man-pages/man2/clone.2.html."""
+_FAMILIES = (1, 2, 10)
+"""Of sockets that there may be: AF_UNIX, AF_INET, AF_INET6."""
+_TERMINALS = (0x5412, 0x541C)
+"""TIOCSTI and TIOCLINUX type into a terminal: https://man7.org/linux/man-pages/man2/ioctl_tty.2.html."""
+
+
+@cache
+def compiled() -> bytes:
+    """The filter as the kernel takes it (`struct sock_filter[]`), for this machine.
+
+    Raises:
+        ImportError: pyseccomp or libseccomp is missing.
+        RuntimeError: As above, if it finds no library.
+    """
+    import pyseccomp
+
+    # A system call of another architecture (32 bits on x86) would go by other numbers: such a process is ended.
+    rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
+    refused = pyseccomp.ERRNO(errno.EPERM)
+    for name in _REFUSED:
+        # Some architectures lack some, and older libraries don't know the newest.
+        if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) != -1:
+            rules.add_rule(refused, name)
+    for bit in range(32):
+        if _NAMESPACES >> bit & 1:
+            rules.add_rule(refused, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, 1 << bit, 1 << bit))
+    # Its flags are in memory, where a filter can't look. libc goes back to clone.
+    rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+    for family in range(_FAMILIES[-1] + 1):
+        if family not in _FAMILIES:
+            rules.add_rule(refused, "socket", pyseccomp.Arg(0, pyseccomp.EQ, family))
+    rules.add_rule(refused, "socket", pyseccomp.Arg(0, pyseccomp.GT, _FAMILIES[-1]))
+    for request in _TERMINALS:
+        rules.add_rule(refused, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))
+    with tempfile.TemporaryFile() as file:
+        rules.export_bpf(file)
+        file.seek(0, os.SEEK_SET)
+        return file.read()
