@@ -124,6 +124,9 @@ def _bubblewrap(engine: SandboxEngine, binds: list[Bind]) -> list[str]:
         for path in _entries(engine.root):
             if path.is_symlink():
                 options += ["--symlink", str(path.readlink()), f"/{path.name}"]
+    if engine.root is None:
+        for name in ("passwd", "group"):
+            options += ["--symlink", f"/matrix/inside/{name}", f"/etc/{name}"]
     for place in ("/tmp", "/work"):  # noqa: S108 - in there
         options += ["--dir", place]
     # What is on none of the mounts above is in memory, and would outlive a program.

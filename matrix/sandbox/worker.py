@@ -103,8 +103,9 @@ class Worker:
         if self._cgroup is not None and (kills := self._cgroup.kills()) > self._kills:
             self._kills = kills
             for answer in answers:
-                if answer is not None and answer.get("why") is None and _was_killed(answer):
-                    answer["why"] = "memory"
+                # Whatever the program made of it.
+                if answer is not None and "broken" not in answer:
+                    answer["why"] = answer["why"] or "memory"
         return answers
 
     def interrupt(self) -> None:
@@ -155,9 +156,3 @@ class Worker:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it says nothing"
-
-
-def _was_killed(answer: dict[str, Any]) -> bool:
-    status = answer.get("status")
-    # A shell gives 128 and the signal.
-    return status is not None and (os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 128 + signal.SIGKILL)
