@@ -21,7 +21,7 @@ NOBODY = "65534"
 _ROOT = 0
 _OWN = ("dev", "home", "media", "mnt", "proc", "root", "run", "sys", "tmp", "work", "matrix", "boot", "lost+found")
 """Folders of `engine.root` that programs don't see, or have one of their own in place of."""
-_SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _ETC = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/ssl/certs", "/etc/ca-certificates", "/etc/pki", "/etc/localtime")
 _ETC_NETWORK = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf")
 _STAGES = ("/mnt", "/media", "/srv", "/opt")
@@ -115,22 +115,18 @@ def _bubblewrap(engine: SandboxEngine, binds: list[Bind]) -> list[str]:
         options += ["--setenv", name, value]
     for bind in sorted(binds, key=lambda bind: bind.target):
         options += ["--ro-bind", bind.source, bind.target]
-    if engine.root is None:
-        for name in _SYSTEM:
-            path = Path("/", name)
-            if path.is_symlink():
-                options += ["--symlink", str(path.readlink()), str(path)]
-    else:
-        for path in _entries(engine.root):
-            if path.is_symlink():
-                options += ["--symlink", str(path.readlink()), f"/{path.name}"]
-    if engine.root is None:
-        for name in ("passwd", "group"):
-            options += ["--symlink", f"/matrix/inside/{name}", f"/etc/{name}"]
+    for path, target in _links(engine).items():
+        options += ["--symlink", target, path]
     for place in ("/tmp", "/work"):  # noqa: S108 - in there
         options += ["--dir", place]
     # What is on none of the mounts above is in memory, and would outlive a program.
     return [*options, "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
+
+
+def _links(engine: SandboxEngine) -> dict[str, str]:
+    """Links of the programs' root, by path."""
+    links = {f"/{path.name}": str(path.readlink()) for path in _top(engine) if path.is_symlink()}
+    return links if engine.root else links | {f"/etc/{name}": f"/matrix/inside/{name}" for name in ("passwd", "group")}
 
 
 _ENVIRONMENT = {
@@ -175,26 +171,25 @@ def _interpreter(engine: SandboxEngine) -> _Interpreter:
 
 
 def _system(engine: SandboxEngine) -> list[Bind]:
-    """The file system of programs, but for what is in memory."""
-    if engine.root is not None:
-        folders = [path for path in _entries(engine.root) if path.is_dir() and not path.is_symlink()]
-        found = [Bind(str(path), f"/{path.name}") for path in folders]
-    else:
-        found = [Bind("/usr", "/usr"), *(_host(*_ETC))]
-        # Where they aren't links into /usr.
-        found += [bind for bind in _host(*(f"/{name}" for name in _SYSTEM)) if not Path(bind.source).is_symlink()]
-    return found + (list(_host(*_ETC_NETWORK)) if engine.network and engine.root is None else [])
+    """The file system of programs, but for the interpreter and what is in memory."""
+    found = [Bind(str(path), f"/{path.name}") for path in _top(engine) if path.is_dir() and not path.is_symlink()]
+    if engine.root is None:
+        found += _host(*_ETC, *(_ETC_NETWORK if engine.network else ()))
+    return found
+
+
+def _top(engine: SandboxEngine) -> list[Path]:
+    """What stands in the programs' root: all of `engine.root`, or of this machine what belongs to its system."""
+    if engine.root is None:
+        return [path for name in _SYSTEM if (path := Path("/", name)).exists()]
+    folder = Path(engine.root).expanduser()
+    if not folder.is_dir():
+        raise AppError(f"engine.root={engine.root} is no folder")
+    return [path for path in sorted(folder.iterdir()) if path.name not in _OWN]
 
 
 def _host(*paths: str) -> Iterator[Bind]:
     return (Bind(path, path) for path in paths if Path(path).exists())
-
-
-def _entries(root: str) -> list[Path]:
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise AppError(f"engine.root={root} is no folder")
-    return [path for path in sorted(folder.iterdir()) if path.name not in _OWN]
 
 
 def _stage(binds: list[Bind]) -> str:
