@@ -14,6 +14,9 @@ _NOSUID, _NODEV = 2, 4
 _SET_PDEATHSIG, _SET_DUMPABLE, _CAPBSET_DROP, _SET_SECCOMP, _SET_NO_NEW_PRIVS = 1, 4, 24, 22, 38
 _FILTER = 2
 _CAPABILITIES = 64
+# https://man7.org/linux/man-pages/man2/capget.2.html
+_VERSION_3 = (ctypes.c_uint32 * 2)(0x20080522, 0)
+_NONE = (ctypes.c_uint32 * 6)()
 _SIGKILL = 9
 
 UID = 1000
@@ -73,9 +76,7 @@ def restrict(limits: dict[str, int], program: bytes) -> None:
         resource.setrlimit(getattr(resource, name), (limit, limit))
     for capability in range(_CAPABILITIES):
         _LIBC.prctl(_CAPBSET_DROP, capability, 0, 0, 0)
-    # Version 3: https://man7.org/linux/man-pages/man2/capget.2.html
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    _check(_LIBC.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    _check(_LIBC.capset(_VERSION_3, _NONE), "capset")
     _prctl(_SET_NO_NEW_PRIVS, 1)
     lines = ctypes.create_string_buffer(program, len(program))
     pointer = ctypes.cast(lines, ctypes.c_void_p).value
