@@ -7,7 +7,7 @@ import operator
 import sys
 import types
 
-import wire
+from . import wire
 
 NAME = "solution"
 """Of its module: not `__main__`, so that what a program does when it is started isn't done."""

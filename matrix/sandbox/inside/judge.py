@@ -19,7 +19,7 @@ import sys
 import types
 import weakref
 
-import wire
+from . import wire
 
 PASSED, FAILED, GONE = 0, 1, 2
 """What `judge` gives."""
