@@ -36,7 +36,7 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
 # Mappings whose keys are the engine's own names: an override may add to them without Hydra's `+`.
 _OPEN = re.compile(
-    r"(apps\.[^.=]+\.)?(engine\.args|engine\.env|engine\.resources|model\.args)\.|sampling\.extra\.|"
+    r"(apps\.[^.=]+\.)?(engine\.(args|env|resources|languages|images|mounts|environment)|model\.args)\.|sampling\.extra\.|"
     r"cluster\.(slurm|head)\.args\.|(cluster|workload)\.resources\.|agents\."
 )
 # Groups that a run may do without; Hydra ends with a traceback on `pipeline=null`.

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from matrix.serving import grpc_server
-from matrix.serving.backend import Json
+from matrix.serving.backend import Json, ModelBackend
 
 
-class EchoBackend:
+class EchoBackend(ModelBackend):
     """Answers with the last message.
 
     Args:

@@ -1,4 +1,4 @@
-"""Servers of our own as apps: the simulated engine, and gateways to other vendors' APIs."""
+"""Servers of our own as apps: the simulated engine, gateways to other vendors' APIs, sandboxes and containers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matrix.apps.launch import GRPC_PORT, HOST, PORT, Launch
 from matrix.spec import EngineSpec, ModelSpec
 from matrix.spec.engine import AwsEngine
 
-_TITLES = {"simulated": "the simulated engine"}
+_TITLES = {"simulated": "the simulated engine", "sandbox": "the sandbox", "container": "the containers"}
 
 
 def launch(engine: EngineSpec, model: ModelSpec, api_key: str) -> Launch:

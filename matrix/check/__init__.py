@@ -15,6 +15,7 @@ from matrix.check.fit import check_fit, check_room
 from matrix.check.problems import type_problem, union_member
 from matrix.check.resources import check_resources
 from matrix.check.sections import check_cluster, check_data, check_pipeline, check_work, check_workload
+from matrix.check.services import check_host
 from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
 from matrix.spec import AgentsSpec, AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec, SamplingSpec, SlurmCluster
 from matrix.tracking.tracker import check_tracker
@@ -82,7 +83,7 @@ def _engine(engine: EngineSpec, model: ModelSpec) -> list[Problem]:
 
 
 def _fit(cluster: ClusterSpec, engine: EngineSpec, model: ModelSpec) -> list[Problem]:
-    return check_fit("", cluster, engine, model)
+    return check_fit("", cluster, engine, model) + check_host("", cluster, engine)
 
 
 def _apps(apps: dict[str, AppSpec]) -> list[Problem]:
@@ -90,7 +91,11 @@ def _apps(apps: dict[str, AppSpec]) -> list[Problem]:
 
 
 def _apps_fit(cluster: ClusterSpec, apps: dict[str, AppSpec]) -> list[Problem]:
-    return [found for name, app in apps.items() for found in check_fit(f"apps.{name}.", cluster, app.engine, app.model)]
+    problems = []
+    for name, app in apps.items():
+        problems += check_fit(f"apps.{name}.", cluster, app.engine, app.model)
+        problems += check_host(f"apps.{name}.", cluster, app.engine)
+    return problems
 
 
 def _agents(agents: AgentsSpec | None, sampling: SamplingSpec, apps: dict[str, AppSpec]) -> list[Problem]:

@@ -22,6 +22,7 @@ _METHODS: dict[str, tuple[str, type[Message], type[Message]]] = {
     "/chat/completions": ("Chat", pb.ChatRequest, pb.ChatResponse),
     "/completions": ("Complete", pb.CompletionRequest, pb.CompletionResponse),
     "/embeddings": ("Embed", pb.EmbeddingRequest, pb.EmbeddingResponse),
+    "/execute": ("Execute", pb.ExecuteRequest, pb.ExecuteResponse),
     "/models": ("Models", pb.ModelsRequest, pb.ModelsResponse),
 }
 """By the path over HTTP: the method, its request and its answer."""

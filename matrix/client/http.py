@@ -13,7 +13,7 @@ from matrix.client.endpoints import Endpoint, Endpoints, NobodyAnswersError
 from matrix.client.flights import Flight, Flights
 from matrix.client.gate import Gate
 from matrix.client.images import parts_of, with_images
-from matrix.client.parse import Origin, Parse, parse_chat, parse_completion, parse_embeddings
+from matrix.client.parse import Origin, Parse, parse_chat, parse_completion, parse_embeddings, parse_execution
 from matrix.client.rates import estimate_tokens
 from matrix.client.sessions import Shared
 from matrix.client.transport import open_transport
@@ -126,6 +126,19 @@ class ModelClient:
     def embed(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Asked:
         """Ask for the embeddings of `body["input"]`; see `chat`."""
         return self._ask("/embeddings", parse_embeddings, body, affinity, label)
+
+    def execute(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Asked:
+        """Have a program run by an app with `engine=sandbox`; see `chat`.
+
+        Args:
+            body: Fields of `matrix.sandbox.execution.Execution`.
+            affinity: As for `chat`.
+            label: As for `chat`.
+
+        Returns:
+            In `executed` what came of it. A program that fails is an answer, too, not an error.
+        """
+        return self._ask("/execute", parse_execution, body, affinity, label)
 
     @property
     def landed_at(self) -> float:

@@ -64,6 +64,15 @@ def parse_embeddings(raw: Answer, origin: Origin) -> Response:
     return _parse(raw, origin, "a list of embeddings", _of_embeddings)
 
 
+def parse_execution(raw: Answer, origin: Origin) -> Response:
+    """Read what came of a program.
+
+    Raises:
+        ValueError: It isn't that.
+    """
+    return _parse(raw, origin, "the outcome of a program", _of_execution)
+
+
 def error_message(raw: bytes) -> str:
     """What a server says in the body of a refusal, whichever of the usual shapes it has; else the body's beginning."""
     try:
@@ -130,6 +139,11 @@ def _of_embeddings(answer: dict[str, Any]) -> dict[str, Any]:
     embeddings = [item["embedding"] for item in _in_order(answer["data"])]
     none: dict[str, Any] = {"reasoning_content": None, "tool_calls": None, "logprobs": None}
     return {"text": [], "finish_reason": [], "embeddings": embeddings, **none}
+
+
+def _of_execution(answer: dict[str, Any]) -> dict[str, Any]:
+    none: dict[str, Any] = {"reasoning_content": None, "tool_calls": None, "logprobs": None}
+    return {"text": [_text(answer["stdout"])], "finish_reason": [answer["status"]], "executed": answer, **none}
 
 
 def _in_order(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

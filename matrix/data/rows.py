@@ -52,6 +52,8 @@ class Response:
         prompt_logprobs: vLLM's logprobs of the prompt's tokens: of a completion one item per answer, of a chat one for
             the prompt they share; None if not asked for.
         embeddings: One per input, as numbers or base64, as it was asked for; None for an answer that is text.
+        executed: What came of a program (`matrix.sandbox.execution.Executed`), whose stdout is the text and whose
+            status is why it ended; None for an answer of a model.
     """
 
     text: list[str]
@@ -65,6 +67,7 @@ class Response:
     attempts: int
     prompt_logprobs: list[Any] | None = None
     embeddings: list[Any] | None = None
+    executed: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

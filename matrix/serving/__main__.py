@@ -23,8 +23,8 @@ from matrix.serving.backend import Backend
 from matrix.serving.backends import backend_of
 from matrix.serving.listening import Server, listen, shown
 from matrix.serving.server import Application
-from matrix.spec.engine import EngineSpec
 from matrix.spec.model import ModelSpec
+from matrix.spec.services import EngineSpec
 
 _KEEP_ALIVE_S = 300
 

@@ -1,11 +1,26 @@
-"""What stands behind a server of ours: a backend answers OpenAI requests, given and answered as plain JSON objects."""
+"""What stands behind a server of ours: a backend answers requests, given and answered as plain JSON objects."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 Json = dict[str, Any]
+
+CHAT, COMPLETIONS, EMBEDDINGS, EXECUTE = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/execute"
+"""Paths that are also methods of gRPC."""
+
+
+class Route(NamedTuple):
+    """What answers the requests to one path.
+
+    Attributes:
+        whole: Gives a whole answer.
+        chunks: Gives it in chunks, for requests with `stream`; None: such requests get a whole answer, too.
+    """
+
+    whole: Callable[[Json], Awaitable[Json]]
+    chunks: Callable[[Json], AsyncIterator[Json]] | None = None
 
 
 class ApiError(Exception):
@@ -32,18 +47,16 @@ class ApiError(Exception):
 
 
 class Backend(Protocol):
-    """Answers requests. All methods run on one event loop and raise `ApiError` for what they refuse.
-
-    `chat`, `complete` and `embed` give a whole answer (`chat.completion`, `text_completion`, a list of embeddings);
-    `stream_chat` and `stream_complete` give its chunks (`chat.completion.chunk`, ...), `usage` in a last one where
-    `stream_options.include_usage` asks for it. An error before the first chunk is raised from the first `anext`.
-    """
+    """Answers requests. All methods run on one event loop, and its routes raise `ApiError` for what they refuse."""
 
     async def start(self) -> None:
         """Get ready; called once, before the first request."""
 
     async def close(self) -> None:
         """Give everything back; requests under way have ended."""
+
+    def routes(self) -> Mapping[str, Route]:
+        """What answers at which path; stays as it is."""
 
     def models(self) -> list[str]:
         """Names that requests may ask for."""
@@ -56,6 +69,23 @@ class Backend(Protocol):
 
         One that queues gives `matrix_requests_waiting`: the server takes these off `matrix_requests_running`.
         """
+
+
+class ModelBackend(Backend, Protocol):
+    """Answers OpenAI's requests to a model.
+
+    `chat`, `complete` and `embed` give a whole answer (`chat.completion`, `text_completion`, a list of embeddings);
+    `stream_chat` and `stream_complete` give its chunks (`chat.completion.chunk`, ...), `usage` in a last one where
+    `stream_options.include_usage` asks for it. An error before the first chunk is raised from the first `anext`.
+    """
+
+    def routes(self) -> Mapping[str, Route]:
+        """OpenAI's paths."""
+        return {
+            CHAT: Route(self.chat, self.stream_chat),
+            COMPLETIONS: Route(self.complete, self.stream_complete),
+            EMBEDDINGS: Route(self.embed),
+        }
 
     async def chat(self, body: Json) -> Json:
         """Answer a chat completion request."""

@@ -6,11 +6,12 @@ from importlib import import_module
 
 from matrix.errors import ConfigError, Problem
 from matrix.serving.backend import Backend
-from matrix.spec.engine import EngineSpec
 from matrix.spec.model import ModelSpec
+from matrix.spec.services import EngineSpec
 
 _CLASSES = {
     "simulated": "simulated.backend:SimulatedBackend",
+    "sandbox": "sandbox:SandboxBackend",
     "openai": "gateways.openai:OpenAIGateway",
     "azure": "gateways.azure:AzureGateway",
     "anthropic": "gateways.anthropic:AnthropicGateway",

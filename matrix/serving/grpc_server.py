@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from matrix.serving.backend import ApiError, Backend, Json
+from matrix.serving.backend import CHAT, COMPLETIONS, EMBEDDINGS, EXECUTE, ApiError, Backend, Json, Route
 from matrix.wire import openai_pb2 as pb
 from matrix.wire.convert import to_json, to_message
 from matrix.wire.openai_pb2_grpc import OpenAIServicer, add_OpenAIServicer_to_server
@@ -91,24 +91,28 @@ async def start(backend: Backend, host: str, port: int, api_key: str | None) -> 
 class _Service(OpenAIServicer):
     def __init__(self, backend: Backend, api_key: str | None) -> None:
         self._backend = backend
+        self._routes = backend.routes()
         self._bearer = None if api_key is None else f"Bearer {api_key.strip()}".encode()
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:  # noqa: N802 - as in the .proto
-        return await self._answer(self._backend.chat, pb.ChatResponse, request, context)
+        return await self._answer(CHAT, pb.ChatResponse, request, context)
 
     async def ChatStream(self, request: pb.ChatRequest, context: Context) -> None:  # noqa: N802
-        await self._stream(self._backend.stream_chat, pb.ChatChunk, request, context)
+        await self._stream(CHAT, pb.ChatChunk, request, context)
 
     async def Complete(  # noqa: N802
         self, request: pb.CompletionRequest, context: Context
     ) -> pb.CompletionResponse:
-        return await self._answer(self._backend.complete, pb.CompletionResponse, request, context)
+        return await self._answer(COMPLETIONS, pb.CompletionResponse, request, context)
 
     async def CompleteStream(self, request: pb.CompletionRequest, context: Context) -> None:  # noqa: N802
-        await self._stream(self._backend.stream_complete, pb.CompletionResponse, request, context)
+        await self._stream(COMPLETIONS, pb.CompletionResponse, request, context)
 
     async def Embed(self, request: pb.EmbeddingRequest, context: Context) -> pb.EmbeddingResponse:  # noqa: N802
-        return await self._answer(self._backend.embed, pb.EmbeddingResponse, request, context)
+        return await self._answer(EMBEDDINGS, pb.EmbeddingResponse, request, context)
+
+    async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:  # noqa: N802
+        return await self._answer(EXECUTE, pb.ExecuteResponse, request, context)
 
     async def Models(self, _: pb.ModelsRequest, context: Context) -> pb.ModelsResponse:  # noqa: N802
         async with _errors_told(context):
@@ -124,24 +128,34 @@ class _Service(OpenAIServicer):
 
     async def _answer(
         self,
-        ask: Callable[[Json], Awaitable[Json]],
+        path: str,
         kind: type[AnyMessage],
         request: Message,
         context: Context,
     ) -> AnyMessage:
         async with _errors_told(context):
-            return to_message(kind, await ask(self._checked(request, context)))
+            body = self._checked(request, context)
+            return to_message(kind, await self._route(path).whole(body))
 
     async def _stream(
         self,
-        ask: Callable[[Json], AsyncIterator[Json]],
+        path: str,
         kind: type[Message],
         request: Message,
         context: Context,
     ) -> None:
-        async with _errors_told(context), _closed(ask(self._checked(request, context))) as chunks:
-            async for chunk in chunks:
-                await context.write(to_message(kind, chunk))
+        async with _errors_told(context):
+            body = self._checked(request, context)
+            ask = self._route(path).chunks
+            assert ask is not None  # noqa: S101 - both methods' paths have it
+            async with _closed(ask(body)) as chunks:
+                async for chunk in chunks:
+                    await context.write(to_message(kind, chunk))
+
+    def _route(self, path: str) -> Route:
+        if path not in self._routes:
+            raise ApiError(404, f"There is no {path} here.")
+        return self._routes[path]
 
     def _checked(self, request: Message, context: Context) -> Json:
         self._check_key(context)

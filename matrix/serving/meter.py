@@ -6,13 +6,14 @@ import re
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from itertools import accumulate
 from types import TracebackType
 from typing import Any, Self, cast
 
-from matrix.serving.backend import ApiError, Backend, Json
+from matrix.serving.backend import ApiError, Backend, Json, Route
 
 CLIENT_GONE = 499
 """Status of a request whose client went away before the answer; nginx' number for it."""
@@ -112,25 +113,12 @@ class Meter(Backend):
             own,
         ])  # fmt: skip
 
-    async def chat(self, body: Json) -> Json:
-        """Count a chat completion."""
-        return await self._whole(self._backend.chat, body)
-
-    async def complete(self, body: Json) -> Json:
-        """Count a text completion."""
-        return await self._whole(self._backend.complete, body)
-
-    async def embed(self, body: Json) -> Json:
-        """Count embeddings."""
-        return await self._whole(self._backend.embed, body)
-
-    def stream_chat(self, body: Json) -> AsyncIterator[Json]:
-        """Count a chat completion in chunks."""
-        return self._chunks(self._backend.stream_chat, body)
-
-    def stream_complete(self, body: Json) -> AsyncIterator[Json]:
-        """Count a text completion in chunks."""
-        return self._chunks(self._backend.stream_complete, body)
+    def routes(self) -> Mapping[str, Route]:
+        """Those of the backend, counted."""
+        return {
+            path: Route(partial(self._whole, whole), None if chunks is None else partial(self._chunks, chunks))
+            for path, (whole, chunks) in self._backend.routes().items()
+        }
 
     async def _whole(self, ask: Callable[[Json], Awaitable[Json]], body: Json) -> Json:
         with _Watch(self):

@@ -16,7 +16,7 @@ from matrix.client.parse import error_message
 from matrix.client.sessions import open_session
 from matrix.client.tries import seconds
 from matrix.errors import RequestError
-from matrix.serving.backend import ApiError, Json
+from matrix.serving.backend import ApiError, Json, ModelBackend
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ _DATA = b"data:"
 _DONE = b"[DONE]"
 
 
-class RelayBackend:
-    """See `matrix.serving.backend.Backend`.
+class RelayBackend(ModelBackend):
+    """See `matrix.serving.backend.ModelBackend`.
 
     Args:
         url: Base URL of the server, up to and including `/v1`.

@@ -1,4 +1,4 @@
-"""OpenAI's HTTP API around a backend: an ASGI application without a framework, since a request should cost little."""
+"""HTTP around a backend: an ASGI application without a framework, since a request should cost little."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class _Flight:
 
 
 class Application:
-    """OpenAI's API around a backend.
+    """An HTTP API around a backend.
 
-    `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/models`, `/health`, `/metrics`. A client that
-    goes away cancels its request, within a second.
+    The backend's routes (of a model those of OpenAI's API), `/v1/models`, `/health`, `/metrics`. A client that goes
+    away cancels its request, within a second.
 
     Args:
         backend: What answers; the caller starts and closes it.
@@ -69,12 +69,7 @@ class Application:
         self._flights: dict[_Flight, None] = {}
         """Those that nobody watches yet."""
         self._looks = False
-        self._asked: dict[str, tuple[Callable[[Json], Awaitable[Json]], Callable[[Json], AsyncIterator[Json]] | None]]
-        self._asked = {
-            "/v1/chat/completions": (self.backend.chat, self.backend.stream_chat),
-            "/v1/completions": (self.backend.complete, self.backend.stream_complete),
-            "/v1/embeddings": (self.backend.embed, None),
-        }
+        self._asked = self.backend.routes()
         self._told = {"/v1/models": self._tell_models, "/health": self._tell_health, "/metrics": self._tell_metrics}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from matrix.spec.agents import AgentsSpec, RoleSpec
 from matrix.spec.base import Spec
@@ -15,7 +15,6 @@ from matrix.spec.engine import (
     AppEngine,
     AzureEngine,
     BedrockEngine,
-    EngineSpec,
     Gateway,
     GatewayEngine,
     GeminiEngine,
@@ -28,11 +27,12 @@ from matrix.spec.engine import (
     VllmEngine,
 )
 from matrix.spec.model import ModelSpec, Price, SamplingSpec
-from matrix.spec.services import ContainerEngine, SandboxEngine, ServiceEngine
+from matrix.spec.services import SERVICES, ContainerEngine, EngineSpec, SandboxEngine, ServiceEngine
 from matrix.spec.tracker import NoTracker, TrackerSpec, WandbTracker
 from matrix.spec.workload import Concurrency, DatasetSpec, GenerateSpec, Message, PipelineSpec, ScorerSpec, WorkloadSpec
 
 __all__ = [
+    "SERVICES",
     "AgentsSpec",
     "AnthropicEngine",
     "AppEngine",
@@ -95,6 +95,16 @@ class AppSpec(Spec):
 
     engine: EngineSpec
     model: ModelSpec
+    """Of an engine that serves none a name, that of its kind if nothing else is given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_have_no_model(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("model") is not None:
+            return given
+        engine = given.get("engine")
+        kind = engine.get("kind") if isinstance(engine, dict) else getattr(engine, "kind", None)
+        return {**given, "model": {"name": kind}} if kind in SERVICES else given
 
 
 class RunSpec(Spec):

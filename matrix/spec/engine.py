@@ -1,4 +1,4 @@
-"""What serves a model: the config group `engine`. Every engine speaks OpenAI's API; docs/engines.md describes them."""
+"""What serves a model: of the config group `engine` those that speak OpenAI's API; docs/engines.md describes them."""
 
 from __future__ import annotations
 
@@ -288,8 +288,3 @@ class SagemakerEngine(AwsEngine):
 
 Gateway = AzureEngine | AnthropicEngine | LlamaApiEngine | GeminiEngine | BedrockEngine | SagemakerEngine
 """The engines that are somebody else's API."""
-
-EngineSpec = Annotated[
-    VllmEngine | SglangEngine | SimulatedEngine | OpenAIEngine | Gateway,
-    Field(discriminator="kind"),
-]

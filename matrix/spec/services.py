@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from matrix.spec.engine import AppEngine
+from matrix.spec.engine import (
+    AppEngine,
+    Gateway,
+    OpenAIEngine,
+    SglangEngine,
+    SimulatedEngine,
+    VllmEngine,
+)
 
 
 class SandboxEngine(AppEngine):
@@ -104,3 +111,11 @@ class ContainerEngine(AppEngine):
 
 ServiceEngine = SandboxEngine | ContainerEngine
 """The engines that serve no model."""
+SERVICES = ("sandbox", "container")
+"""Their kinds."""
+
+EngineSpec = Annotated[
+    VllmEngine | SglangEngine | SimulatedEngine | OpenAIEngine | Gateway | ServiceEngine,
+    Field(discriminator="kind"),
+]
+"""All engines: the config group `engine`."""

@@ -804,6 +804,84 @@ class Embedding(_message.Message):
     extra: _containers.ScalarMap[str, str]
     def __init__(self, index: _Optional[int] = ..., object: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., embedding_base64: _Optional[str] = ..., extra: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
+class ExecuteRequest(_message.Message):
+    __slots__ = ("model", "code", "language", "stdin", "args", "files_json", "outputs", "timeout", "memory", "test", "entry_point", "prelude", "extra")
+    class ExtraEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    STDIN_FIELD_NUMBER: _ClassVar[int]
+    ARGS_FIELD_NUMBER: _ClassVar[int]
+    FILES_JSON_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    TEST_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_POINT_FIELD_NUMBER: _ClassVar[int]
+    PRELUDE_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    code: str
+    language: str
+    stdin: str
+    args: _containers.RepeatedScalarFieldContainer[str]
+    files_json: str
+    outputs: _containers.RepeatedScalarFieldContainer[str]
+    timeout: float
+    memory: int
+    test: str
+    entry_point: str
+    prelude: str
+    extra: _containers.ScalarMap[str, str]
+    def __init__(self, model: _Optional[str] = ..., code: _Optional[str] = ..., language: _Optional[str] = ..., stdin: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., files_json: _Optional[str] = ..., outputs: _Optional[_Iterable[str]] = ..., timeout: _Optional[float] = ..., memory: _Optional[int] = ..., test: _Optional[str] = ..., entry_point: _Optional[str] = ..., prelude: _Optional[str] = ..., extra: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class ExecuteResponse(_message.Message):
+    __slots__ = ("status", "exit_code", "signal", "exception", "stdout", "stderr", "files_json", "files_left_out_json", "passed", "failure", "queue_s", "wall_s", "cpu_s", "memory_mb", "extra")
+    class ExtraEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    EXCEPTION_FIELD_NUMBER: _ClassVar[int]
+    STDOUT_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
+    FILES_JSON_FIELD_NUMBER: _ClassVar[int]
+    FILES_LEFT_OUT_JSON_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+    WALL_S_FIELD_NUMBER: _ClassVar[int]
+    CPU_S_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_MB_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    exit_code: int
+    signal: str
+    exception: str
+    stdout: str
+    stderr: str
+    files_json: str
+    files_left_out_json: str
+    passed: bool
+    failure: str
+    queue_s: float
+    wall_s: float
+    cpu_s: float
+    memory_mb: float
+    extra: _containers.ScalarMap[str, str]
+    def __init__(self, status: _Optional[str] = ..., exit_code: _Optional[int] = ..., signal: _Optional[str] = ..., exception: _Optional[str] = ..., stdout: _Optional[str] = ..., stderr: _Optional[str] = ..., files_json: _Optional[str] = ..., files_left_out_json: _Optional[str] = ..., passed: _Optional[bool] = ..., failure: _Optional[str] = ..., queue_s: _Optional[float] = ..., wall_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., memory_mb: _Optional[float] = ..., extra: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class ModelsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -59,6 +59,11 @@ class OpenAIStub:
                 request_serializer=matrix_dot_wire_dot_openai__pb2.EmbeddingRequest.SerializeToString,
                 response_deserializer=matrix_dot_wire_dot_openai__pb2.EmbeddingResponse.FromString,
                 _registered_method=True)
+        self.Execute = channel.unary_unary(
+                '/matrix.openai.v1.OpenAI/Execute',
+                request_serializer=matrix_dot_wire_dot_openai__pb2.ExecuteRequest.SerializeToString,
+                response_deserializer=matrix_dot_wire_dot_openai__pb2.ExecuteResponse.FromString,
+                _registered_method=True)
         self.Models = channel.unary_unary(
                 '/matrix.openai.v1.OpenAI/Models',
                 request_serializer=matrix_dot_wire_dot_openai__pb2.ModelsRequest.SerializeToString,
@@ -104,6 +109,13 @@ class OpenAIServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Execute(self, request, context):
+        """A program that nobody trusts, at an app with engine=sandbox: /v1/execute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Models(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -144,6 +156,11 @@ def add_OpenAIServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=matrix_dot_wire_dot_openai__pb2.EmbeddingRequest.FromString,
                     response_serializer=matrix_dot_wire_dot_openai__pb2.EmbeddingResponse.SerializeToString,
+            ),
+            'Execute': grpc.unary_unary_rpc_method_handler(
+                    servicer.Execute,
+                    request_deserializer=matrix_dot_wire_dot_openai__pb2.ExecuteRequest.FromString,
+                    response_serializer=matrix_dot_wire_dot_openai__pb2.ExecuteResponse.SerializeToString,
             ),
             'Models': grpc.unary_unary_rpc_method_handler(
                     servicer.Models,
@@ -291,6 +308,33 @@ class OpenAI:
             '/matrix.openai.v1.OpenAI/Embed',
             matrix_dot_wire_dot_openai__pb2.EmbeddingRequest.SerializeToString,
             matrix_dot_wire_dot_openai__pb2.EmbeddingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Execute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/matrix.openai.v1.OpenAI/Execute',
+            matrix_dot_wire_dot_openai__pb2.ExecuteRequest.SerializeToString,
+            matrix_dot_wire_dot_openai__pb2.ExecuteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from matrix.client.gate import Gate
 from matrix.client.rates import Rates, estimate_tokens
 from matrix.errors import AppError
-from matrix.serving.backend import ApiError, Json
+from matrix.serving.backend import ApiError, Json, ModelBackend
 from matrix.serving.gateways.answers import one_of
 from matrix.spec.engine import RemoteEngine
 from matrix.spec.model import ModelSpec
@@ -98,7 +98,7 @@ class _FailedCallError(Exception):
         self.again = again
 
 
-class Gateway(ABC):
+class Gateway(ModelBackend, ABC):
     """A backend that asks a vendor's API. Subclasses implement `_chat`, `_stream`, `_refusal`, and what else there is.
 
     The hooks get the request as it came and the key to use. They make exactly one call, with the SDK's own retries off

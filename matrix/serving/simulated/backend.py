@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from matrix.client.rates import Rates
-from matrix.serving.backend import ApiError, Backend, Json
+from matrix.serving.backend import ApiError, Json, ModelBackend
 from matrix.serving.meter import gauge
 from matrix.serving.simulated.admission import Admission
 from matrix.serving.simulated.asked import Asked, read_chat, read_completion, read_embedding
@@ -22,7 +22,7 @@ _CHUNK_S = 50e-6
 _DIMENSIONS = 384
 
 
-class SimulatedBackend(Backend):
+class SimulatedBackend(ModelBackend):
     """Answers with words, after a while, as `engine` says.
 
     Args:
