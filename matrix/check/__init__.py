@@ -14,7 +14,7 @@ from matrix.check.engines import check_app_names, check_engine
 from matrix.check.fit import check_fit, check_room
 from matrix.check.problems import type_problem, union_member
 from matrix.check.resources import check_resources
-from matrix.check.sections import check_cluster, check_data, check_pipeline, check_work, check_workload
+from matrix.check.sections import check_cluster, check_data, check_executes, check_pipeline, check_work, check_workload
 from matrix.check.services import check_host
 from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
 from matrix.spec import AgentsSpec, AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec, SamplingSpec, SlurmCluster
@@ -120,6 +120,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., list[Problem]]], ...] = (
     (("workload", "model", "engine"), check_workload),
     (("pipeline", "agents"), check_work),
     (("pipeline",), check_pipeline),
+    (("pipeline", "engine"), check_executes),
     (("agents", "sampling", "apps"), _agents),
     (("tracker",), check_tracker),
 )

@@ -7,15 +7,21 @@ from pathlib import Path
 from matrix.check.problems import is_installed, not_installed
 from matrix.data.sources import check_dataset
 from matrix.errors import ConfigError, Problem
+from matrix.pipelines.executions import ExecutionBuilder
 from matrix.pipelines.prompt import compile_prompt, compile_template
 from matrix.spec import (
+    SERVICES,
     AgentsSpec,
     AttachCluster,
     ClusterSpec,
     DatasetSpec,
     EngineSpec,
-    GenerateSpec,
+    ExecuteSpec,
     ModelSpec,
+    OpenAIEngine,
+    PipelineSpec,
+    RunSpec,
+    SandboxEngine,
     WorkloadSpec,
 )
 
@@ -58,13 +64,16 @@ def check_workload(workload: WorkloadSpec, model: ModelSpec, engine: EngineSpec)
     return problems
 
 
-def check_pipeline(pipeline: GenerateSpec | None) -> list[Problem]:
+def check_pipeline(pipeline: PipelineSpec | None) -> list[Problem]:
     """The templates compile."""
     if pipeline is None:
         return []
     problems: list[Problem] = []
     try:
-        compile_prompt(pipeline)
+        if isinstance(pipeline, ExecuteSpec):
+            ExecutionBuilder(pipeline)
+        else:
+            compile_prompt(pipeline)
     except ConfigError as error:
         problems += error.problems
     for number, scorer in enumerate(pipeline.scorers):
@@ -75,7 +84,25 @@ def check_pipeline(pipeline: GenerateSpec | None) -> list[Problem]:
     return problems
 
 
-def check_work(pipeline: GenerateSpec | None, agents: AgentsSpec | None) -> list[Problem]:
+def check_executes(pipeline: PipelineSpec | None, engine: EngineSpec) -> list[Problem]:
+    """Programs go to a sandbox, or to a server that may be one."""
+    if not isinstance(pipeline, ExecuteSpec) or isinstance(engine, SandboxEngine | OpenAIEngine):
+        return []
+    return [
+        Problem("engine.kind", engine.kind, "runs no programs", "engine=sandbox model=sandbox, or another pipeline")
+    ]
+
+
+def check_asked(spec: RunSpec) -> list[Problem]:
+    """The main app serves a model if that is what a run asks; a deploy asks nobody."""
+    if spec.engine.kind not in SERVICES or isinstance(spec.pipeline, ExecuteSpec):
+        return []
+    asks = f"{'pipeline' if spec.pipeline else 'agents'}={spec.workload_name}"
+    hint = f"engine=vllm or another one, and apps.NAME.engine={spec.engine.kind} beside it"
+    return [Problem("engine.kind", spec.engine.kind, f"serves no model, and {asks} asks one", hint)]
+
+
+def check_work(pipeline: PipelineSpec | None, agents: AgentsSpec | None) -> list[Problem]:
     """There is something to do with a row, and one thing only."""
     if pipeline is not None and agents is not None:
         message = f"stands beside agents={agents.name}, and only one of them can work through the rows"

@@ -13,7 +13,7 @@ from matrix.errors import DataError
 _ROW_GROUP_BYTES = 8 << 20
 """JSON in a row group; as Python objects, on the way, it takes some times as much memory."""
 
-_JSON_OF_RESPONSE = ("usage", "tool_calls", "logprobs", "prompt_logprobs", "embeddings")
+_JSON_OF_RESPONSE = ("usage", "tool_calls", "logprobs", "prompt_logprobs", "embeddings", "executed")
 
 _JSON_OF_ENTRY = ("data", "tool_calls", "calls")
 
@@ -21,10 +21,11 @@ _JSON_OF_ENTRY = ("data", "tool_calls", "calls")
 def write_parquet(lines: Iterator[bytes], file: IO[bytes]) -> int:
     """Write lines of a journal as a table; returns how many there were.
 
-    `request` and, in `response`, `usage`, `tool_calls`, `logprobs`, `prompt_logprobs` and `embeddings` (numbers or
-    base64) are JSON text. `response` and `error` are structs. `scores` is a list of structs with the field `scorer`
-    instead of an object by scorer, whose type would depend on the run. Rows of a team have their fields, too: `history`
-    is a list of structs, with `data`, `tool_calls` and `calls` as JSON text, and so are `metrics` and `tokens`.
+    `request` and, in `response`, `usage`, `tool_calls`, `logprobs`, `prompt_logprobs`, `embeddings` (numbers or
+    base64) and `executed` are JSON text. `response` and `error` are structs. `scores` is a list of structs with the
+    field `scorer` instead of an object by scorer, whose type would depend on the run. Rows of a team have their fields,
+    too: `history` is a list of structs, with `data`, `tool_calls` and `calls` as JSON text, and so are `metrics` and
+    `tokens`.
 
     Raises:
         DataError: pyarrow isn't installed, or a line is no row.
@@ -64,6 +65,7 @@ def row_schema(*, team: bool = False) -> Any:
         "attempts": pa.int32(),
         "prompt_logprobs": pa.string(),
         "embeddings": pa.string(),
+        "executed": pa.string(),
     }
     error = {"type": pa.string(), "message": pa.string(), "attempts": pa.int32(), "traceback": pa.string()}
     score = {"scorer": pa.string(), "values": pa.list_(pa.float64()), "answers": texts}

@@ -1,4 +1,4 @@
-"""The generate pipeline: one request per row and trial, then the scorers, then the journal."""
+"""The pipelines: one request per row and trial, to a model or a sandbox, then the scorers, then the journal."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from matrix.data.readers import BadRow
 from matrix.data.rows import Example, Row, RowError
 from matrix.data.work import Work
 from matrix.errors import DataError, RequestError
+from matrix.pipelines.executions import ExecutionBuilder
 from matrix.pipelines.prompt import compile_template
 from matrix.pipelines.requests import RequestBuilder
 from matrix.pipelines.scoring_pool import ScoringPool
-from matrix.spec import GenerateSpec, RunSpec
+from matrix.spec import ExecuteSpec, PipelineSpec, RunSpec
 
 _AHEAD = 64
 """Rows that wait at the gate at most, of those that were begun one by one."""
@@ -27,7 +28,7 @@ class Generate:
     Args:
         spec: The run's spec.
         pipeline: Its pipeline.
-        client: Client of the model's servers.
+        client: Client of the servers that are asked.
         scoring: Pool of the pipeline's scorers.
         emit: Told every finished row, in the order in which they finish.
     """
@@ -35,7 +36,7 @@ class Generate:
     def __init__(
         self,
         spec: RunSpec,
-        pipeline: GenerateSpec,
+        pipeline: PipelineSpec,
         client: ModelClient,
         scoring: ScoringPool,
         emit: Callable[[Row], None],
@@ -46,8 +47,12 @@ class Generate:
         self._emit = emit
         self._tasks: set[asyncio.Task[None]] = set()
         self._affinity = spec.workload.affinity
-        self._requests = RequestBuilder(pipeline, spec.sampling)
-        self._ask = client.complete if pipeline.api == "completions" else client.chat
+        self._requests: RequestBuilder | ExecutionBuilder
+        if isinstance(pipeline, ExecuteSpec):
+            self._requests, self._ask = ExecutionBuilder(pipeline), client.execute
+        else:
+            self._requests = RequestBuilder(pipeline, spec.sampling)
+            self._ask = client.complete if pipeline.api == "completions" else client.chat
         self._references = {
             scorer.label: compile_template(scorer.reference, f"pipeline.scorers.{number}.reference")
             for number, scorer in enumerate(pipeline.scorers)
@@ -124,7 +129,8 @@ class Generate:
         try:
             references = self._render_references(example) if self._references else {}
             body = {"model": self._spec.model.name, **self._requests.build(example)}
-            body["seed"] = body.get("seed", self._spec.seed) + trial
+            if isinstance(self._requests, RequestBuilder):
+                body["seed"] = body.get("seed", self._spec.seed) + trial
             response = await self._ask(
                 body, affinity=example.id if self._affinity else None, label=f"{example.id}/{trial}"
             )

@@ -25,6 +25,7 @@ class Summariser:
         self._last = RowKey(-1, -1)
         self._ok = 0
         self._errors: Counter[str] = Counter()
+        self._executed: Counter[str] = Counter()
         self._retries = 0
         self._prompt_tokens = 0
         self._cached_prompt_tokens = 0
@@ -78,6 +79,7 @@ class Summariser:
             truncated=self._truncated,
             empty=self._empty,
             latency=self._latencies.summary(),
+            executed=dict(self._executed.most_common()),
             team=self._team.summary() if self._team else None,
             scorers={
                 label: tally.summary(self._lost, errors=bool(self._errors)) for label, tally in self._scorers.items()
@@ -107,6 +109,8 @@ class Summariser:
         self._prompt_tokens += usage.get("prompt_tokens") or 0
         self._cached_prompt_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         self._completion_tokens += usage.get("completion_tokens") or 0
+        if response.executed is not None:
+            self._executed[response.executed["status"]] += 1
         self._truncated += response.finish_reason.count("length")
         tool_calls = response.tool_calls or [[]] * len(response.text)
         self._empty += sum(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from matrix.spec.model import Price
@@ -147,6 +147,7 @@ class Summary:
         latency: None without answers.
         scorers: By label.
         team: Of a team of agents; None of a pipeline.
+        executed: Programs by what came of them, most frequent first; empty where none were run.
     """
 
     rows: int
@@ -161,6 +162,7 @@ class Summary:
     latency: Latency | None
     scorers: dict[str, ScorerSummary]
     team: TeamSummary | None = None
+    executed: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self, prices: Mapping[str, Price] = _NONE) -> dict[str, Any]:
         """For summary.json and trackers: plain, nested dicts; `prices` are those of a team's roles."""
@@ -173,5 +175,6 @@ class Summary:
             "answers": {"truncated": self.truncated, "empty": self.empty},
             "latency_s": {"mean": latency.mean, "p50": latency.p50, "p99": latency.p99} if latency else None,
             "scores": {label: scorer.to_dict() for label, scorer in self.scorers.items()},
+            **({"executed": self.executed} if self.executed else {}),
             **(self.team.to_dict(prices) if self.team else {}),
         }

@@ -10,6 +10,8 @@ from pathlib import Path
 from rich.console import Console as RichConsole
 from rich.table import Table
 
+from matrix.check.sections import check_asked
+from matrix.errors import ConfigError
 from matrix.run.console import Console
 from matrix.run.execute import Outcome, execute
 from matrix.run.planning import show_plan, show_scripts
@@ -60,12 +62,15 @@ class Jobs:
             The first scorer's accuracy, for sweepers that search; None if there is none.
 
         Raises:
+            ConfigError: It asks an app for what it isn't.
             Interrupted: The process was asked to stop.
         """
         if spec.plan:
             show_scripts(spec.cluster)
             self._plans = max(self._plans, show_plan(spec.cluster, on_cluster(spec)))
             return None
+        if problems := check_asked(spec):
+            raise ConfigError(problems)
         run_dir = place(spec, sweep_dir, number)
         with stop_on_signals():
             try:

@@ -25,6 +25,8 @@ def show_summary(name: str, run_dir: Path, summary: Mapping[str, Any]) -> None:
     rows, tokens, time_s = summary["rows"], summary["tokens"], summary["time_s"]
     table.add_section()
     table.add_row("rows", f"{rows['ok']} ok, {rows['error']} errors")
+    if "executed" in summary:
+        table.add_row("programs", ", ".join(f"{count} {status}" for status, count in summary["executed"].items()))
     table.add_row("generated tokens", f"{tokens['completion']} ({summary['speed']['generated_tokens_per_s']:.1f}/s)")
     if summary["cost_usd"] is not None:
         table.add_row("cost", f"{summary['cost_usd']:.4f} USD")

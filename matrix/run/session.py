@@ -15,7 +15,7 @@ from matrix.cluster.ray import RayCluster, connect
 from matrix.models.source import ResolvedModel
 from matrix.run.console import Console, log
 from matrix.run.stop import undisturbed
-from matrix.spec import AppSpec, ClusterSpec, GatewayEngine, LocalCluster, OpenAIEngine, RunSpec, SlurmCluster
+from matrix.spec import SERVICES, AppSpec, ClusterSpec, GatewayEngine, LocalCluster, OpenAIEngine, RunSpec, SlurmCluster
 
 if TYPE_CHECKING:
     from matrix.apps.deploy import App
@@ -146,9 +146,7 @@ class Session:
             return 0.0
         started = time.monotonic()
         taken = {record.name for record in all_apps()}
-        titles = ", ".join(
-            f"model {app.model.name} into {_TITLES.get(app.engine.kind, app.engine.kind)}" for app in new
-        )
+        titles = ", ".join(map(_titled, new))
         where = "the CPU" if all(app.cpu for app in new) else "GPUs"
         with self._console.stage(f"Loading {titles} on {where}") as stage:
             renamed = [app.renamed(f"{app.name}-{app.version[:4]}") if app.name in taken else app for app in new]
@@ -201,6 +199,11 @@ class Session:
             del self._mine[name]
             if name not in kept:
                 remove(name, patient=False)
+
+
+def _titled(app: App) -> str:
+    kind = app.engine.kind
+    return f"app {app.name}" if kind in SERVICES else f"model {app.model.name} into {_TITLES.get(kind, kind)}"
 
 
 def _is_same(one: ClusterSpec, other: ClusterSpec) -> bool:

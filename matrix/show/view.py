@@ -165,7 +165,7 @@ def opening_of(row: Row) -> str:
 def prompt_of(request: Mapping[str, Any]) -> str:
     """What a plain request asks: the content of its last user message, or its prompt; empty if there is neither."""
     users = [message.get("content") for message in request.get("messages", []) if message.get("role") == "user"]
-    return _texts(users[-1]) if users else plain(request.get("prompt", ""))
+    return _texts(users[-1]) if users else plain(request.get("prompt", request.get("code", "")))
 
 
 def _asked(task: Mapping[str, Any]) -> str:
@@ -178,8 +178,9 @@ def _given(request: Mapping[str, Any]) -> Iterator[Turn]:
         yield Turn("task", True, _values(task))
     for message in request.get("messages", []):
         yield Turn(str(message.get("role")), True, list(_message(message)), note=str(message.get("tool_call_id") or ""))
-    if "prompt" in request:
-        yield Turn("prompt", True, [Part("text", plain(request["prompt"]))])
+    for name in ("prompt", "code", "stdin", "test"):
+        if name in request:
+            yield Turn(name, True, [Part("text", plain(request[name]))])
 
 
 def _message(message: Mapping[str, Any]) -> Iterator[Part]:
@@ -214,12 +215,18 @@ def _answers(response: Response) -> Iterator[Turn]:
         yield Turn(
             "answer" if count == 1 else f"answer {number + 1} of {count}",
             False,
-            _parts(reasoning, text, tool_calls),
+            [*_parts(reasoning, text, tool_calls), *_values(_beside_stdout(response.executed or {}))],
             note=ended,
             # One request gave all of them.
             took_s=response.latency_s if number == 0 else None,
             calls=[call] if number == 0 else [],
         )
+
+
+def _beside_stdout(executed: Mapping[str, Any]) -> dict[str, Any]:
+    """What else there is to tell of a program: what went wrong, its other outputs."""
+    shown = ("exception", "failure", "signal", "stderr", "files", "files_left_out")
+    return {name: executed[name] for name in shown if executed.get(name)}
 
 
 def _parts(reasoning: str | None, text: str, tool_calls: Sequence[Mapping[str, Any]] | None) -> list[Part]:

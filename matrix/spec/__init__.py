@@ -29,7 +29,16 @@ from matrix.spec.engine import (
 from matrix.spec.model import ModelSpec, Price, SamplingSpec
 from matrix.spec.services import SERVICES, ContainerEngine, EngineSpec, SandboxEngine, ServiceEngine
 from matrix.spec.tracker import NoTracker, TrackerSpec, WandbTracker
-from matrix.spec.workload import Concurrency, DatasetSpec, GenerateSpec, Message, PipelineSpec, ScorerSpec, WorkloadSpec
+from matrix.spec.workload import (
+    Concurrency,
+    DatasetSpec,
+    ExecuteSpec,
+    GenerateSpec,
+    Message,
+    PipelineSpec,
+    ScorerSpec,
+    WorkloadSpec,
+)
 
 __all__ = [
     "SERVICES",
@@ -45,6 +54,7 @@ __all__ = [
     "ContainerEngine",
     "DatasetSpec",
     "EngineSpec",
+    "ExecuteSpec",
     "Gateway",
     "GatewayEngine",
     "GeminiEngine",
@@ -121,7 +131,7 @@ class RunSpec(Spec):
     model: ModelSpec
     sampling: SamplingSpec
     dataset: DatasetSpec
-    pipeline: PipelineSpec | None = None
+    pipeline: PipelineSpec | None = Field(default=None, discriminator="kind")
     """What is done with a row; None where `agents` does it."""
     agents: AgentsSpec | None = None
     """A team that works through the rows, in place of `pipeline`."""

@@ -104,7 +104,30 @@ class GenerateSpec(Spec):
         return self
 
 
-PipelineSpec = GenerateSpec
+class ExecuteSpec(Spec):
+    """Runs the program of each row in a sandbox, then the scorers, which judge its stdout.
+
+    A row's columns `stdin`, `args`, `files`, `outputs`, `language`, `timeout`, `memory`, `test`, `entry_point` and
+    `prelude` go along (`matrix.sandbox.execution.Execution`), but for those that the program is made of.
+    """
+
+    kind: Literal["execute"]
+    name: str
+    text_keys: list[str] = []
+    """Key paths of the parts of a row's program, which are put together line by line; with neither these nor
+    `prompt_template` it is the column `code`."""
+    prompt_template: str | None = None
+    """Comes after them: a text that Python's `str.format` fills with the row's columns."""
+    language: str | None = None
+    """Of programs whose row doesn't say; None: Python."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds, for programs whose row doesn't say; None: up to the app."""
+    memory: int | None = Field(default=None, gt=0)
+    """Megabytes, for programs whose row doesn't say; None: up to the app."""
+    scorers: list[ScorerSpec] = []
+
+
+PipelineSpec = GenerateSpec | ExecuteSpec
 
 
 class Concurrency(Spec):
