@@ -26,12 +26,13 @@ def outcome(execution: Execution, answers: list[Answer | None]) -> Executed:
         answers: What its supervisor, and that of its test, said; None: it was ended itself.
     """
     said = answers[0]
-    executed = _killed() if said is None or "broken" in said else _executed(execution, said)
+    executed = _killed(said) if said is None or "broken" in said else _executed(execution, said)
     return executed if execution.test is None else _judged(executed, answers[1])
 
 
-def _killed() -> Executed:
-    return Executed(status="killed", signal="SIGKILL")
+def _killed(said: Answer | None) -> Executed:
+    """It was ended with its supervisor, or never begun: its files were too large, say."""
+    return Executed(status="killed", signal="SIGKILL", stderr="" if said is None else f"sandbox: {said['broken']}\n")
 
 
 def _executed(execution: Execution, said: Answer) -> Executed:

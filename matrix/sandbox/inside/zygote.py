@@ -64,7 +64,12 @@ def run(asked: Json, settings: Json, channel: socket.socket) -> bytes:
         judging = {"kind": "judge", "timeout": asked["timeout"] + JUDGE_GRACE_S, **asked["test"]}
         judging.update({name: asked[name] for name in ("memory_mb", "output", "disk_mb", "limits", "watch_memory")})
         programs = [({**asked, "kind": "candidate"}, [theirs]), (judging, [ours])]
-    started = [_start(one, settings, given, channel) for one, given in programs]
+    # What isn't its own a program mustn't hold: neither would see that the other one is gone.
+    foreign = [
+        [channel, *(other for _, others in programs if others is not given for other in others)]
+        for _, given in programs
+    ]
+    started = [_start(one, settings, given, close) for (one, given), close in zip(programs, foreign, strict=True)]
     for _, given in programs:
         for one in given:
             one.close()
@@ -72,7 +77,7 @@ def run(asked: Json, settings: Json, channel: socket.socket) -> bytes:
     return b"[" + b",".join(answer or b"null" for answer in answers) + b"]"
 
 
-def _start(asked: Json, settings: Json, given: list[socket.socket], channel: socket.socket) -> tuple[int, int]:
+def _start(asked: Json, settings: Json, given: list[socket.socket], foreign: list[socket.socket]) -> tuple[int, int]:
     """Fork the supervisor of a program; gives its process and what it answers on."""
     reading, writing = os.pipe()
     uid, gid = os.getuid(), os.getgid()
@@ -80,7 +85,8 @@ def _start(asked: Json, settings: Json, given: list[socket.socket], channel: soc
     if pid == 0:
         code = 1
         try:
-            channel.close()
+            for one in foreign:
+                one.close()
             os.close(reading)
             supervisor.supervise(asked, settings, given, writing, uid, gid)
             code = 0
