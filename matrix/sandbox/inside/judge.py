@@ -1,11 +1,12 @@
-"""The test of a program, run where the program can't reach: it calls the program's functions as `wire.py` says.
+"""The test of a program, run where the program can't reach: it only calls the program's functions.
 
-A test passes if its code runs to its end here. The program only says what its functions give, and plain data is compared
-here, by Python's own types. An object that isn't plain is a `Handle`: it can be called, looked into and iterated over, but
-equals nothing but itself, and has neither order nor arithmetic. Its class can't make it equal to whatever is expected.
+A test passes if its code runs to its end here. The program says what its functions give, and plain data is compared
+here, by Python's own types. An object that isn't plain is a `Handle`: it can be called, looked into and iterated over,
+but equals nothing but itself, and has neither order nor arithmetic. Its class can't make it equal to whatever is
+expected.
 
-So a program can do no more than give right answers. What it may decide is what a test takes from it: names that neither
-the test, nor its prelude, nor Python defines. A test that compares with `expected(x)` must bring that along.
+So a program can do no more than give answers. What it decides is what a test takes from it: names that neither the
+test, nor its prelude, nor Python defines. A test that compares with `expected(x)` has to bring that along.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import builtins
 import collections
 import functools
 import importlib
+import socket
 import sys
-import types
 import weakref
+from collections.abc import Callable
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
 
-from . import wire
+from .link import Link
+from .wire import Codec
 
 PASSED, FAILED, GONE = 0, 1, 2
 """What `judge` gives."""
@@ -30,97 +35,95 @@ _MODULES = getattr(sys, "stdlib_module_names", sys.builtin_module_names)
 _CONTAINERS = (list, dict, set, collections.deque, str)
 
 
-def judge(prelude, test, entry_point, channel):
+def judge(prelude: str, test: str, entry_point: str | None, channel: socket.socket) -> int:
     """Run a test; says on stderr why it didn't pass.
 
     Args:
-        prelude: Python code that comes before it. What this defines the program can't.
+        prelude: Python code that comes before it. What this defines isn't taken from the program.
         test: Python code that uses names of the program.
         entry_point: Name of what the test's function `check` gets; None: there is no such function.
         channel: A socket to the program.
 
     Returns:
-        `PASSED`; `FAILED`: an assertion, or another exception; `GONE`: the program couldn't be loaded, or its process is
-        gone, or sent what was no answer.
+        `PASSED`; `FAILED`: an assertion, or another exception; `GONE`: the program couldn't be loaded, or its process
+        is gone, or sent what was no answer.
     """
-    link = wire.Link(channel, _OPERATIONS, lambda value: _lend(link, value), lambda *said: _borrow(handles, *said))
-    handles = _Handles(link)
-    why = None
+    program = _Program(channel)
+    code, why = PASSED, ""
     try:
-        _run(prelude, test, entry_point, handles)
+        _run(prelude, test, entry_point, program)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the test didn't run to its end
-        why = _explained(error, test)
-    # Whatever the test made of that.
-    if link.broken is not None:
-        print(f"the program: {link.broken}"[:_MOST_SAID], file=sys.stderr)
-        return GONE
-    if why is not None:
-        print(why[:_MOST_SAID], file=sys.stderr)
-        return FAILED
-    return PASSED
+        code, why = FAILED, _explained(error, test)
+    # Whatever the test made of these.
+    if program.failure is not None:
+        code, why = FAILED, _explained(program.failure, test)
+    if program.link.broken is not None:
+        code, why = GONE, f"the program: {program.link.broken}"
+    if why:
+        print(why[:_MOST_SAID], file=sys.__stderr__)
+    return code
 
 
-def _run(prelude, test, entry_point, handles):
-    main = types.ModuleType("__main__")
+def _run(prelude: str, test: str, entry_point: str | None, program: _Program) -> None:
     # `if __name__ == "__main__":` of a test is part of it.
-    sys.modules["__main__"] = main
+    main = sys.modules["__main__"] = ModuleType("__main__")
     space = main.__dict__
     before, tree = ast.parse(prelude, "prelude.py"), ast.parse(test, FILE)
-    _execute(compile(before, "prelude.py", "exec", dont_inherit=True), space)
-    names = (_used(before) | _used(tree)) - {name for name in space if name != entry_point}
-    given = _given(names | {entry_point} - {None}, entry_point, handles)
+    _execute(_compiled(before, "prelude.py"), space)
+    names = (_read(before) | _read(tree) | {entry_point}) - (space.keys() - {entry_point}) - {None}
+    given = {name: value for name in names if name for value in _given(name, name == entry_point, program)}
     space.update(given)
-    _execute(compile(tree, FILE, "exec", dont_inherit=True), space)
+    _execute(_compiled(tree, FILE), space)
     check = space.get("check")
-    # Not the program's, if that is what it is called.
-    if not isinstance(check, types.FunctionType) or check.__globals__ is not space:
+    # Not the program's, if it has one of that name.
+    if not isinstance(check, FunctionType) or check.__globals__ is not space:
         return
     if entry_point is not None:
         if entry_point not in given:
             raise NameError(f"the program doesn't define {entry_point!r}")
         check(given[entry_point])
     elif check.__code__.co_varnames[: check.__code__.co_argcount] == ("candidate",):
-        raise TypeError("the test has a function `check(candidate)`: set entry_point to the name of what it gets")
+        raise TypeError("the test has a function check(candidate): set entry_point to the name of what it gets")
 
 
-def _execute(code, space):
+def _compiled(tree: ast.Module, file: str) -> CodeType:
+    return compile(tree, file, "exec", dont_inherit=True, optimize=0)
+
+
+def _execute(code: CodeType, space: dict[str, Any]) -> None:
     try:
-        exec(code, space)  # noqa: S102 - what this is for
+        exec(code, space)
     except SystemExit as end:
-        # What `unittest.main()` ends with when all is well.
-        if end.code:
+        # What `unittest.main()` ends with when all is well: False.
+        if end.code not in (None, 0):
             raise
 
 
-def _used(tree):
+def _read(tree: ast.Module) -> set[str | None]:
     """Names that a text reads."""
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
 
 
-def _given(names, entry_point, handles):
-    """What the program has under these names, as far as it has a say in them."""
-    program = handles.borrow(0, "object")
-    given = {}
-    for name in sorted(names):
-        ours = name in vars(builtins) or name.startswith("__")
-        if ours and name != entry_point:
-            continue
-        try:
-            value = getattr(program, name)
-        except AttributeError:
-            continue
-        if isinstance(value, _Module):
-            # Our own: it only says which one it means.
-            if value.name in (name, _ALIASES.get(name)):
-                given[name] = importlib.import_module(value.name)
-        elif name not in _MODULES or name == entry_point:
-            given[name] = value
-    return given
+def _given(name: str, asked: bool, program: _Program) -> list[Any]:
+    """What the program has under a name, as far as it has a say in it: one thing, or nothing."""
+    if not asked and (name in vars(builtins) or name.startswith("__")):
+        return []
+    try:
+        value = getattr(program.module, name)
+    except AttributeError:
+        return []
+    if isinstance(value, _Module):
+        # Our own; it only says which.
+        return [importlib.import_module(value.name)] if value.name in (name, _ALIASES.get(name)) else []
+    return [value] if asked or name not in _MODULES else []
 
 
-def _explained(error, test):
+def _explained(error: BaseException, test: str) -> str:
     """Say what ended the test, and where."""
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    said = type(error).__name__
+    # Others may be asked of the program.
+    if all(isinstance(one, (str, int, float)) for one in error.args) and str(error):
+        said += f": {error}"
     line = None
     place = error.__traceback__
     while place is not None:
@@ -128,93 +131,113 @@ def _explained(error, test):
             line = place.tb_lineno
         place = place.tb_next
     lines = test.splitlines()
-    if line is None or line > len(lines):
-        return said
-    return f"{said}\nline {line} of the test: {lines[line - 1].strip()}"
+    return said if line is None or line > len(lines) else f"{said}\nline {line} of the test: {lines[line - 1].strip()}"
+
+
+class _Program:
+    """What is judged.
+
+    Attributes:
+        link: To it.
+        module: Stands for all that it defines.
+        failure: The first assertion of the test that failed in a function that the program called.
+    """
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.link = Link(channel, {"call": self._call, "next": next}, Codec(_lend, self._borrow))
+        self.failure: AssertionError | None = None
+        # The same object has the same handle, while that is in use.
+        self._handles: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
+        self.module = Handle(self.link, 0)
+
+    def _borrow(self, name: str, parts: list[Any]) -> Any:
+        if name == "module":
+            return _Module(*parts)
+        if name != "mine":
+            raise ValueError(f"{name!r} is no kind of data")
+        number, kind = parts
+        if kind == "coroutine":
+            return _coroutine(self.link, Handle(self.link, number))
+        found = self._handles.get(number)
+        if found is None:
+            found = self._handles[number] = _HANDLES[kind](self.link, number)
+        return found
+
+    def _call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except AssertionError as error:
+            # The program could swallow it.
+            self.failure = self.failure or error
+            raise
+
+
+async def _coroutine(link: Link, handle: Handle) -> Any:
+    return link.ask("await", handle)
 
 
 class _Module:
     """A module of the program's."""
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self.name = name
-
-
-class _Handles:
-    """What stands for the program's objects: the same for the same one, while it is in use."""
-
-    def __init__(self, link):
-        self._link = link
-        self._known = weakref.WeakValueDictionary()
-
-    def borrow(self, number, kind):
-        """Give what stands for the object with that number."""
-        if kind == "coroutine":
-            return _coroutine(self._link, Handle(self._link, number))
-        found = self._known.get(number)
-        if found is None:
-            found = self._known[number] = _KINDS[kind](self._link, number)
-        return found
-
-
-async def _coroutine(link, handle):
-    return link.ask("await", handle)
 
 
 class Handle:
     """An object of the program's."""
 
-    __slots__ = ("__link", "__number", "__weakref__")
+    __slots__ = ("__weakref__", "matrix_link", "matrix_number")
 
-    def __init__(self, link, number):
-        object.__setattr__(self, "_Handle__link", link)
-        object.__setattr__(self, "_Handle__number", number)
+    def __init__(self, link: Link, number: int) -> None:
+        object.__setattr__(self, "matrix_link", link)
+        object.__setattr__(self, "matrix_number", number)
 
-    def __getattr__(self, name):
-        # Of those that Python and its libraries look for, none is the program's to answer: numpy would follow the
-        # pointer in `__array_interface__`.
+    def __getattr__(self, name: str) -> Any:
+        # What Python and its libraries look for isn't the program's to answer: numpy would follow the pointer in
+        # `__array_interface__`.
         if name.startswith("__") and name != "__name__":
             raise AttributeError(name)
-        return self.__link.ask("getattr", self, name)
+        return _ask("getattr", self, name)
 
-    def __setattr__(self, name, value):
-        self.__link.ask("setattr", self, name, value)
+    def __setattr__(self, name: str, value: Any) -> None:
+        _ask("setattr", self, name, value)
 
-    def __delattr__(self, name):
-        self.__link.ask("delattr", self, name)
+    def __delattr__(self, name: str) -> None:
+        _ask("delattr", self, name)
 
-    def __getitem__(self, key):
-        return self.__link.ask("getitem", self, key)
+    def __getitem__(self, key: Any) -> Any:
+        return _ask("getitem", self, key)
 
-    def __setitem__(self, key, value):
-        self.__link.ask("setitem", self, key, value)
+    def __setitem__(self, key: Any, value: Any) -> None:
+        _ask("setitem", self, key, value)
 
-    def __delitem__(self, key):
-        self.__link.ask("delitem", self, key)
+    def __delitem__(self, key: Any) -> None:
+        _ask("delitem", self, key)
 
-    def __iter__(self):
-        return self.__link.ask("iter", self)
+    def __iter__(self) -> Any:
+        return _ask("iter", self)
 
-    def __len__(self):
-        return self.__link.ask("len", self)
+    def __len__(self) -> Any:
+        return _ask("len", self)
 
-    def __bool__(self):
-        return self.__link.ask("bool", self)
+    def __bool__(self) -> Any:
+        return _ask("bool", self)
 
-    def __str__(self):
-        return self.__link.ask("str", self)
+    def __str__(self) -> Any:
+        return _ask("str", self)
 
-    def __repr__(self):
-        return self.__link.ask("repr", self)
+    def __repr__(self) -> Any:
+        return _ask("repr", self)
 
-    def __instancecheck__(self, value):
-        return isinstance(value, Handle) and self.__link.ask("isinstance", self, value) is True
+    def __instancecheck__(self, value: Any) -> bool:
+        return isinstance(value, Handle) and _ask("isinstance", self, value) is True
 
-    def __enter__(self):
-        return self.__link.ask("enter", self)
+    def __enter__(self) -> Any:
+        return _ask("enter", self)
 
-    def __exit__(self, kind, error, place):
-        return self.__link.ask("exit", self, kind)
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # It can't swallow an assertion: what it gives is nothing to us.
+        _ask("exit", self, kind if kind is None or issubclass(kind, Exception) else None)
 
 
 class _Function(Handle):
@@ -222,8 +245,8 @@ class _Function(Handle):
 
     __slots__ = ()
 
-    def __call__(self, *args, **kwargs):
-        return self._Handle__link.ask("call", self, *args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _ask("call", self, *args, **kwargs)
 
 
 class _Iterator(Handle):
@@ -231,41 +254,28 @@ class _Iterator(Handle):
 
     __slots__ = ()
 
-    def __next__(self):
-        return self._Handle__link.ask("next", self)
+    def __next__(self) -> Any:
+        return _ask("next", self)
 
 
-_KINDS = {"object": Handle, "function": _Function, "iterator": _Iterator}
+_HANDLES = {"object": Handle, "function": _Function, "iterator": _Iterator}
 
 
-def _lend(link, value):
-    """Say what the program has to know of an object: that of a function or an iterator of the test's."""
+def _ask(operation: str, handle: Handle, /, *args: Any, **kwargs: Any) -> Any:
+    return handle.matrix_link.ask(operation, handle, *args, **kwargs)
+
+
+def _lend(codec: Codec, value: Any) -> tuple[str, list[Any]]:
+    """Say what the program has to know of an object: it may call functions of the test's, and iterate."""
     if isinstance(value, Handle):
-        return {"yours": value._Handle__number}
-    if isinstance(value, types.BuiltinFunctionType) and value.__self__ is builtins:
-        # The program has its own.
-        return {"builtin": value.__name__}
-    if isinstance(value, types.BuiltinFunctionType) and type(value.__self__) in _CONTAINERS:
-        return {"mine": [link.number(value), "function"]}
-    if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
-        return {"mine": [link.number(value), "function"]}
+        return "yours", [value.matrix_number]
+    if isinstance(value, BuiltinFunctionType) and value.__self__ is builtins:
+        # It has its own.
+        return "builtin", [value.__name__]
+    if isinstance(value, (FunctionType, MethodType, functools.partial)):
+        return "mine", [codec.number(value), "function"]
+    if isinstance(value, BuiltinFunctionType) and type(value.__self__) in _CONTAINERS:
+        return "mine", [codec.number(value), "function"]
     if hasattr(type(value), "__next__"):
-        return {"mine": [link.number(value), "iterator"]}
+        return "mine", [codec.number(value), "iterator"]
     raise TypeError(f"the test can't give an object of the type {type(value).__name__!r} to the program")
-
-
-def _borrow(handles, name, parts):
-    if name == "module" and isinstance(parts, str):
-        return _Module(parts)
-    if name == "mine":
-        number, kind = parts
-        if isinstance(number, int):
-            return handles.borrow(number, kind)
-    raise ValueError(f"{name!r} is no kind of data")
-
-
-def _call(function, /, *args, **kwargs):
-    return function(*args, **kwargs)
-
-
-_OPERATIONS = {"call": _call, "next": next}
