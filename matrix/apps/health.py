@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from matrix.apps.directory import AppRecord
 from matrix.apps.lookup import door_addresses, wait_for_urls
+from matrix.client.execute_code import batch_executions
 from matrix.client.query_llm import batch_requests
 
+_PROGRAM = "print(1+1)"
 _WEATHER = {
     "type": "function",
     "function": {
@@ -39,7 +42,7 @@ def check_health(
     """Send one request to each replica of an app, and one through the front door.
 
     Args:
-        app: The app.
+        app: The app; one that serves no model is asked for what it does, and the options on prompts don't count.
         prompt: What is asked.
         use_chat: Ask for a chat completion; otherwise for a text completion.
         use_tools: Offer a tool and insist on its being called.
@@ -58,18 +61,40 @@ def check_health(
     door = door_addresses()
     if door is not None and not use_grpc:
         urls = [*urls, f"{door['url']}/{app.name}/v1"]
+    if app.kind == "sandbox":
+        return _checked(app, urls, lambda url: _run(url, app.api_key, timeout_s))
     body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if use_chat else {"prompt": prompt}
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0, "top_p": None, "api_key": app.api_key}
     if use_tools:
         choice = {"type": "function", "function": {"name": "get_weather"}}
         options |= {"tools": [_WEATHER], "tool_choice": choice, "max_tokens": max(max_tokens, 64)}
+
+    def ask(url: str) -> dict[str, Any]:
+        row = batch_requests(url, app.model_name, [body], timeout_secs=timeout_s, max_retries=1, **options)[0]
+        return _outcome(row["response"])
+
+    return _checked(app, urls, ask)
+
+
+def _checked(app: AppRecord, urls: list[str], ask: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     endpoints = []
     for url in urls:
         began = time.monotonic()
-        row = batch_requests(url, app.model_name, [body], timeout_secs=timeout_s, max_retries=1, **options)[0]
-        endpoints.append({"url": url, **_outcome(row["response"]), "seconds": round(time.monotonic() - began, 3)})
+        endpoints.append({"url": url, **ask(url), "seconds": round(time.monotonic() - began, 3)})
     healthy = bool(endpoints) and all(endpoint["ok"] for endpoint in endpoints)
     return {"app": app.name, "model": app.model_name, "healthy": healthy, "endpoints": endpoints}
+
+
+def _run(url: str, api_key: str, timeout_s: float) -> dict[str, Any]:
+    """Have a sandbox work something out."""
+    row = batch_executions(url, [_PROGRAM], timeout_secs=timeout_s, max_retries=1, api_key=api_key)[0]
+    response = row["response"]
+    if response.get("error"):
+        return {"ok": False, "error": response["error"]}
+    answer = f"{_PROGRAM}: {response['stdout'].strip() or response['stderr'].strip()} ({response['status']})"
+    if response["stdout"] != "2\n":
+        return {"ok": False, "error": answer}
+    return {"ok": True, "answer": answer}
 
 
 def _outcome(response: dict[str, Any]) -> dict[str, Any]:

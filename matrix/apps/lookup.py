@@ -15,6 +15,8 @@ from matrix.errors import AppError, did_you_mean
 _LOG = logging.getLogger(__name__)
 
 _TIMEOUT_S = 30.0
+_TYPES = {"sandbox": "code", "container": "container"}
+"""fair-matrix's words for apps that serve no model."""
 
 
 def all_apps() -> list[AppRecord]:
@@ -148,7 +150,7 @@ def describe(
         "deployment_name": DEPLOYMENT,
         "use_grpc": bool(grpc_urls),
         "endpoint_template": f"http://{{host}}:{port}{prefix}/v1" if port else None,
-        "app_type": "llm",
+        "app_type": _TYPES.get(app.kind, "llm"),
         "args": dict(app.args),
         "api_key": app.api_key,
     }

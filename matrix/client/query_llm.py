@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from matrix.client.http import ModelClient
+from matrix.client.batches import EndpointCache, KnowsApps, Row, all_of, client_for, servers_of
 from matrix.client.query_rows import answer_row, error_row, request_body, stamped, text_of
-from matrix.client.running import run_to_end
-from matrix.client.servers import Url, find_servers
-from matrix.client.sessions import shared
-from matrix.errors import AppError, ConfigError, Problem, RequestError
-
-Row = dict[str, Any]
-EndpointCache = Callable[[bool], Awaitable[Sequence[str]]]
-
-MOST_IN_FLIGHT = 1024
-"""Requests of a batch at a time unless `batch_size` says otherwise: more connections gain nothing."""
-
-_PATIENCE_S = 10.0
-"""Seconds for which servers may turn a request away or not be there, for each try after the first."""
+from matrix.client.servers import Url
+from matrix.errors import RequestError
 
 
 async def make_request(
@@ -94,8 +81,6 @@ async def make_request(
         ConfigError: An argument can't be right for any request: a URL that is neither HTTP nor gRPC, an unknown
             constraint.
     """
-    tries = max(1, max_retries)
-    delays_s = sum(initial_delay * backoff_factor ** min(number, 20) for number in range(tries - 1))
     fields = {
         "model": model,
         "temperature": temperature,
@@ -119,20 +104,16 @@ async def make_request(
             guided_decoding=guided_decoding,
             extra_body=extra_body,
         )
-        common = await shared()
-        patience_s = _PATIENCE_S * (tries - 1)
-        client = ModelClient(
-            await find_servers(common, url, endpoint_cache, patience_s),
+        client = await client_for(
+            url,
+            endpoint_cache,
             api_key=api_key,
-            timeout_s=timeout_secs * tries + delays_s,
-            max_attempts=tries,
-            try_timeout_s=timeout_secs,
-            backoff_s=initial_delay,
+            timeout_secs=timeout_secs,
+            max_retries=max_retries,
+            initial_delay=initial_delay,
             backoff_factor=backoff_factor,
-            patience_s=patience_s,
             # What Ray Serve's own proxies route by, if there is one.
             headers={"serve_multiplexed_model_id": multiplexed_model_id} if multiplexed_model_id else None,
-            shared=common,
         )
         async with client:
             ask = client.chat if "messages" in data else client.complete
@@ -175,36 +156,8 @@ def batch_requests(
         TypeError: `make_request` has no such argument.
     """
     inspect.signature(make_request).bind(url, model, {}, **kwargs)
-    if batch_size is not None and batch_size < 0:
-        problem = Problem("batch_size", batch_size, "should be a number of requests", "or None")
-        raise ConfigError([problem], "No request was sent.")
-    rows: list[Row] = [{}] * len(requests)
-
-    async def send_all() -> None:
-        todo = iter(enumerate(requests))
-
-        async def worker() -> None:
-            for number, data in todo:
-                rows[number] = await make_request(url, model, data, **kwargs)
-                advance()
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(batch_size or MOST_IN_FLIGHT, len(requests))):
-                group.create_task(worker())
-
-    with _progress(len(requests)) if verbose else nullcontext(lambda: None) as advance:
-        try:
-            run_to_end(send_all)
-        except ExceptionGroup as several:
-            raise several.exceptions[0] from None
+    rows = all_of(lambda data: make_request(url, model, data, **kwargs), requests, batch_size, verbose=verbose)
     return [text_of(row) for row in rows] if text_response_only else rows
-
-
-class KnowsApps(Protocol):
-    """What `generate` needs of `matrix.Cli`."""
-
-    def get_app_metadata(self, app_name: str) -> dict[str, Any]:
-        """Where an app is, and what it serves."""
 
 
 def generate(
@@ -235,31 +188,13 @@ def generate(
     Raises:
         AppError: There is no such app, or it has no gRPC.
     """
-    metadata = cli.get_app_metadata(app_name)
-    by_grpc = metadata["endpoints"].get("grpc") if use_grpc else None
-    if use_grpc and not by_grpc:
-        raise AppError(f"app {app_name} takes no gRPC: deploy it with engine.grpc=true")
+    metadata, servers = servers_of(cli, app_name, use_grpc=use_grpc)
     return batch_requests(
-        by_grpc,
+        servers.pop("url"),
         metadata["model_name"],
         prompts,
         batch_size,
         text_response_only,
         use_tqdm,
-        **{
-            "max_retries": max_retries,
-            "endpoint_cache": metadata["endpoints"]["updater"],
-            "api_key": metadata.get("api_key"),
-            **(sampling_params or {}),
-        },
+        **{"max_retries": max_retries, **servers, **(sampling_params or {})},
     )
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("Requests", total=total)
-        yield lambda: bar.advance(task)

@@ -11,7 +11,8 @@ HELP = """\
 usage: matrix check_health app=NAME [prompt=TEXT] [use_chat=false] [use_tools=true] [use_grpc=true] [timeout_s=60]
                            [cluster.address=IP:PORT] [cluster.token_path=FILE] [cluster.id=NAME] [cluster.root=FOLDER]
 
-Ask each replica of an app something, and the front door. Exit code 0 if all answer, 1 if one doesn't.
+Ask each replica of an app something, and the front door: a model the prompt, a sandbox to run print(1+1).
+Exit code 0 if all answer, 1 if one doesn't.
 """
 
 _OWN = {

@@ -20,22 +20,27 @@ HELP = """\
 usage: matrix inference app=URL_OR_NAME input=FILES output=FILE [overrides]
 
 Send every row of FILES to a model that is served already; the answers are in the output, in the order of the input.
+Or run the program of every row in a sandbox, an app with engine=sandbox.
 
   app      base URL of any server with OpenAI's API (http://HOST:8000/v1), which needs no cluster; or the name of an app
            on a Ray cluster, or of its model: the cluster of this machine, cluster.address=IP:PORT
            (cluster.token_path=FILE), or cluster=slurm (cluster.id=NAME), inside which the command then runs
   input    .jsonl, .json, .csv or .parquet; a pattern ('data/*.jsonl'); several: input=a.jsonl input=b.jsonl
-           A row has chat messages in `messages` or `request.messages`, or text in `text` or `prompt`
+           A row has chat messages in `messages` or `request.messages`, or text in `text` or `prompt`; for a sandbox a
+           program in `code`, and what it gets in `stdin`, `args`, `files`, `timeout`, ...
   output   .jsonl or .parquet: one row for each row of the input, those that failed with their error
            The run dir is beside it: <output>.run. The same command again goes on where it was cut off
 
   matrix inference app=http://127.0.0.1:8000/v1 input=questions.jsonl output=answers.jsonl
   matrix inference app=llama8b input='data/*.jsonl' output=answers.parquet cluster.address=10.0.0.5:6379
+  matrix inference app=code input=programs.jsonl output=outcomes.jsonl
   matrix inference app=https://api.openai.com/v1 engine.api_key_env=OPENAI_API_KEY model.name=gpt-4.1-mini \\
       input=questions.csv pipeline.text_key=question pipeline.system_prompt='Be brief.' output=answers.jsonl
 
 Any override of `matrix run` may follow (matrix run --help lists them):
 
+  pipeline.text_keys=[prompt,canonical_solution,test] pipeline.prompt_template='check({entry_point})'
+                                   of a sandbox: columns that make up a row's program, if it isn't in `code`
   model.name=NAME                  what the server calls the model; not needed where it serves only one
   engine.api_key_env=VARIABLE      the environment variable that holds the server's key; none is sent without it
   sampling.temperature=0 sampling.max_tokens=256 trials=4 seed=1
@@ -50,6 +55,8 @@ Exit codes: 0; 1 if the run failed or no row has an answer; 2 if nothing was sta
 """
 
 _OWN = ("app", "input", "output")
+_OF_PROGRAMS = {f"pipeline.{name}" for name in ("text_keys", "prompt_template", "language", "timeout", "memory")}
+"""Keys that only pipeline=execute has."""
 _KEY_VARIABLE = "MATRIX_APP_API_KEY"
 # Stand for what is only asked for when all else is known to be right.
 _UNKNOWN = Target(["http://not.asked.yet/v1"], "not-asked-yet")
@@ -100,6 +107,9 @@ def _run(arguments: list[str]) -> int:
     if there is not None:
         return run_there(there, ["inference", *arguments], str(Path(spec.run.dir or "").absolute()), start=False)
     target = find_target(command.app, spec, spec.model.name if _names_model(command) else None)
+    if _names_execute(command) and not target.executes and not is_url(command.app):
+        hint = "an app with engine=sandbox, or no pipeline.text_keys and the like"
+        raise ConfigError([Problem("app", command.app, "serves a model and runs no programs", hint)])
     if target.api_key is not None:
         os.environ[_KEY_VARIABLE] = target.api_key
     spec = compose_spec(_overrides(command, target))
@@ -194,7 +204,7 @@ def _overrides(command: _Command, target: Target) -> list[str]:
     urls = [quoted(url) for url in target.urls]
     files = [quoted(one) for one in command.inputs]
     return [
-        "pipeline=inference",
+        f"pipeline={'execute' if target.executes or _names_execute(command) else 'inference'}",
         "tracker=none",
         "engine=openai",
         "engine.api_key_env=null",
@@ -211,6 +221,12 @@ def _overrides(command: _Command, target: Target) -> list[str]:
 
 def _names_model(command: _Command) -> bool:
     return any(override.startswith(("model=", "model.name=")) for override in command.overrides)
+
+
+def _names_execute(command: _Command) -> bool:
+    """Whether what is typed is for programs, so that it can be checked before anybody is asked."""
+    keys = {override.partition("=")[0].lstrip("+") for override in command.overrides}
+    return bool(keys & _OF_PROGRAMS)
 
 
 def _names_cluster(command: _Command) -> bool:

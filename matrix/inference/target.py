@@ -27,11 +27,13 @@ class Target:
         urls: Base URLs of the servers, each up to and including `/v1`, or `grpc://HOST:PORT`.
         model: What they call the model.
         api_key: Of an app: what its servers ask for.
+        executes: It runs programs, and serves no model.
     """
 
     urls: list[str]
     model: str
     api_key: str | None = None
+    executes: bool = False
 
 
 def is_url(app: str) -> bool:
@@ -102,7 +104,7 @@ def _of_cluster(app: str, spec: RunSpec, model: str | None) -> Target:
     with Cli.of(cluster) as cli:
         found = cli.get_app_metadata(app)
         urls: list[str] = wait_for_urls(found["name"], cluster.start_timeout_s)
-    return Target(urls, model or found["model_name"], found["api_key"])
+    return Target(urls, model or found["model_name"], found["api_key"], found["app_type"] == "code")
 
 
 def _with_path(url: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from matrix.client import query_llm
+from matrix.client import batches
 from matrix.client.query_llm import batch_requests, generate, make_request
 from matrix.errors import ConfigError
 from tests.fake_engine import FakeEngine, Fault
@@ -169,7 +169,7 @@ async def test_a_dead_server_fails_at_once_without_retries_and_soon_with() -> No
 
 @pytest.mark.parametrize("fault", [Fault.http(429), Fault.http(503, headers={"Retry-After": "3600"})])
 async def test_patience_with_a_busy_server_ends(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_llm, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(batches, "_PATIENCE_S", 0.2)
     started = time.monotonic()
     async with FakeEngine(fail=lambda _: fault) as engine:
         row = await make_request(engine.url, "fake", HELLO, max_retries=3, initial_delay=0.05)
