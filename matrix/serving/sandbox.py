@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from matrix.sandbox.execution import Execution
-from matrix.sandbox.pool import Sandbox, SandboxBusyError
+from matrix.sandbox.pool import RefusedError, Sandbox, SandboxBusyError
 from matrix.serving.backend import EXECUTE, ApiError, Backend, Json, Route
 from matrix.serving.meter import gauge
 from matrix.spec.model import ModelSpec
@@ -26,7 +26,6 @@ class SandboxBackend(Backend):
     """
 
     def __init__(self, engine: SandboxEngine, model: ModelSpec) -> None:
-        self._engine = engine
         self._name = model.name
         self._sandbox = Sandbox(engine)
 
@@ -64,26 +63,13 @@ class SandboxBackend(Backend):
             execution = Execution.model_validate({name: value for name, value in body.items() if name != "model"})
         except ValidationError as error:
             raise ApiError(400, _said(error)) from None
-        self._check(execution)
         try:
             executed = await self._sandbox.execute(execution)
+        except RefusedError as error:
+            raise ApiError(400, str(error)) from None
         except SandboxBusyError as error:
             raise ApiError(429, str(error), retry_after_s=_BUSY_S, kind="rate_limit") from None
         return executed.model_dump(mode="json")
-
-    def _check(self, execution: Execution) -> None:
-        engine = self._engine
-        if execution.language not in engine.languages:
-            known = ", ".join(engine.languages)
-            raise ApiError(400, f"language={execution.language}: this app runs {known} (engine.languages)")
-        if execution.timeout is not None and execution.timeout > engine.max_timeout_s:
-            longest = f"{engine.max_timeout_s:g} (engine.max_timeout_s)"
-            raise ApiError(400, f"timeout={execution.timeout:g}: this app allows {longest}")
-        if execution.memory is not None and execution.memory > engine.max_memory_mb:
-            most = f"{engine.max_memory_mb} (engine.max_memory_mb)"
-            raise ApiError(400, f"memory={execution.memory}: this app allows {most}")
-        if execution.test is not None and execution.language != "python":
-            raise ApiError(400, f"language={execution.language}: a test calls functions of a Python program")
 
 
 def _said(error: ValidationError) -> str:
