@@ -15,7 +15,7 @@ from tests.checkout import ROOT, files
 LAYERS = (
     {"errors"},
     {"spec", "wire"},
-    {"client", "data", "sandbox"},
+    {"client", "data", "sandbox", "containers"},
     {"serving", "show"},
     {"cluster", "apps", "models", "pipelines", "tracking", "jobs"},
     {"agents"},
