@@ -29,15 +29,11 @@ def clone() -> int:
     Raises:
         OSError: The kernel refuses.
     """
-    # What os.fork does around the call: without it the child's interpreter believes in threads that aren't there.
-    ctypes.pythonapi.PyOS_BeforeFork()
+    # Without what Python does around os.fork: nobody else's thread is there that could hold a lock, and each page that it
+    # touches would have to be copied.
     number = _CLONE[os.uname().machine]
     pid: int = _LIBC.syscall(number, _NEWUSER | _NEWPID | _NEWNS | _NEWIPC | _NEWUTS | _SIGCHLD, 0, 0, 0, 0)
     error = ctypes.get_errno()
-    if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
-    else:
-        ctypes.pythonapi.PyOS_AfterFork_Parent()
     if pid < 0:
         raise OSError(error, os.strerror(error), "clone")
     return pid
