@@ -29,7 +29,7 @@ def clone() -> int:
     Raises:
         OSError: The kernel refuses.
     """
-    # Without what Python does around os.fork: nobody else's thread is there that could hold a lock, and each page that it
+    # Without what Python does around os.fork: no other thread is there that could hold a lock, and each page that it
     # touches would have to be copied.
     number = _CLONE[os.uname().machine]
     pid: int = _LIBC.syscall(number, _NEWUSER | _NEWPID | _NEWNS | _NEWIPC | _NEWUTS | _SIGCHLD, 0, 0, 0, 0)
