@@ -8,6 +8,7 @@ pass.
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import operator
 import socket
@@ -168,11 +169,9 @@ class Link:
 
     def _send(self, body: bytes) -> None:
         self._check()
-        try:
+        # Where nobody listens any more there may be something to hear: why.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._channel.sendall(body)
-        except OSError as error:
-            self._broken(str(error))
-        self._check()
 
     def _receive(self) -> list[Data]:
         self._check()
@@ -186,7 +185,7 @@ class Link:
                 self._broken("it says too much")
             if not isinstance(message, list) or _LENGTHS.get(message[0]) != len(message):
                 self._broken("a message that makes no sense")
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._broken("it is gone")
         except Exception as error:  # noqa: BLE001 - the boundary
             self._broken(f"a message that makes no sense: {error}")
