@@ -35,9 +35,10 @@ class SandboxEngine(AppEngine):
     `python` alone is a warm interpreter."""
     python: str | None = None
     """The interpreter; None: the one that matrix runs in, without its packages."""
-    preload: list[str] = (
-        "collections copy dataclasses datetime functools hashlib heapq itertools json math random re string typing"
-    ).split()
+    preload: list[str] = [
+        "collections", "copy", "dataclasses", "datetime", "functools", "hashlib", "heapq", "itertools", "json", "math",
+        "random", "re", "string", "typing",
+    ]  # fmt: skip
     """Modules that are loaded before a program comes, for all programs."""
     root: str | None = None
     """Folder that is the programs' root, read-only; None: this machine's /usr and the interpreter."""

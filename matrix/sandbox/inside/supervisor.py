@@ -9,7 +9,6 @@ import json
 import os
 import select
 import signal
-import socket
 import stat
 import time
 from typing import Any
@@ -24,17 +23,19 @@ MOST_FILES = 1000
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def supervise(asked: Json, settings: Json, given: list[socket.socket], answer: int, uid: int, gid: int) -> None:
+def supervise(request: int, answer: int, given: list[int], settings: Json, uid: int, gid: int) -> None:
     """Run one program and write what came of it.
 
     Args:
-        asked: What is run: `kind` (`python`, `command`, `candidate`, `judge`) and its limits.
+        request: File of what is run: `kind` (`python`, `command`, `candidate`, `judge`) and its limits.
+        answer: File for the answer.
+        given: Sockets for the program.
         settings: What all programs have in common.
-        given: Sockets for it.
-        answer: Descriptor of a pipe for the answer.
         uid: Who this process was before.
         gid: Its group.
     """
+    asked: Json = json.loads(os.pread(request, os.fstat(request).st_size, 0))
+    os.close(request)
     kernel.settle(uid, gid, asked["disk_mb"])
     os.chdir("/work")
     for name, content in {**asked.get("files", {}), **asked.get("main", {})}.items():
@@ -51,7 +52,7 @@ def supervise(asked: Json, settings: Json, given: list[socket.socket], answer: i
     for number in (stdin, outputs[0][1], outputs[1][1]):
         os.close(number)
     for one in given:
-        one.close()
+        os.close(one)
     watched = _Watched(pid, [reading for reading, _ in outputs], asked)
     watched.until(began + asked["timeout"])
     wall_s = time.monotonic() - began
