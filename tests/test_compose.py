@@ -36,6 +36,8 @@ NEEDS = {
     "engine=simulated": API,
     "recipes=tau2_retail": ["agents.roles.environment.options.data=package:matrix.agents.teams.tau2/domains/library"],
     "engine=sglang": ["engine.python=/bin/sh", "cluster=slurm"],
+    "model=sandbox": ["engine=sandbox"],
+    "pipeline=execute": ["dataset.path=package:matrix.data/samples/questions.jsonl"],
     "model=api": ["model.name=any", "engine=openai", "engine.api_key_env=null"],
 }
 SERVER = ("engine=openai", "engine.api_key_env=null")

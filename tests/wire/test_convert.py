@@ -12,7 +12,7 @@ from matrix.wire import openai_pb2 as pb
 from matrix.wire.convert import to_json, to_message
 
 KINDS = (pb.ChatRequest, pb.ChatResponse, pb.ChatChunk, pb.CompletionRequest, pb.CompletionResponse)
-KINDS += (pb.EmbeddingRequest, pb.EmbeddingResponse, pb.ModelsResponse)
+KINDS += (pb.EmbeddingRequest, pb.EmbeddingResponse, pb.ModelsResponse, pb.ExecuteRequest, pb.ExecuteResponse)
 
 CHAT: dict[str, Any] = {
     "model": "m",
