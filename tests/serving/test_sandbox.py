@@ -71,6 +71,7 @@ async def test_a_test_gives_the_verdict(client: ModelClient) -> None:
     right, wrong = await client.execute(body), await client.execute({**body, "code": "def f(x):\n    return x"})
     assert (right.executed or {})["passed"] is True
     assert (wrong.executed or {})["passed"] is False
+    assert wrong.finish_reason == ["failed"]
 
 
 @pytest.mark.parametrize(
