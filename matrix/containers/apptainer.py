@@ -47,11 +47,11 @@ class Apptainer(NamedContainers):
         line = self.execute_line(container, Command(["sh", "-c", "kill -9 -1"], timeout_s=30, limit=4096))
         await run(line, limit=4096, timeout_s=30, environment=self.environment({}))
 
-    async def stop(self, container: str) -> None:
+    async def stop(self, containers: list[str]) -> None:
         """See `NamedContainers`."""
-        if await self.runs(container):
-            line = ["apptainer", "instance", "stop", "--force", container]
-            await must(line, f"instance {container} can't be stopped")
+        there = set(await self._names()) & set(containers)
+        for container in there:
+            await must(["apptainer", "instance", "stop", "--force", container], "an instance can't be stopped")
 
     async def runs(self, container: str) -> bool:
         """See `NamedContainers`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 from matrix.containers.place import Place, is_alive, left_behind, remove_tree, root_folder
@@ -14,6 +15,7 @@ from matrix.errors import AppError
 from matrix.spec.services import ContainerEngine
 
 _PREFIX = "matrix"
+_MERGED = 'exec "$@" 2>&1'
 
 
 class NamedContainers(ABC):
@@ -38,18 +40,14 @@ class NamedContainers(ABC):
         if shutil.which(self.program) is None:
             raise AppError(f"engine.backend={self.program}: this machine has no {self.program} ({self.package})")
         root = root_folder()
-        for container in await self.all_of(root):
-            if not is_alive(root, _place_of(container)):
-                await self.stop(container)
+        await self.stop([one for one in await self.all_of(root) if not is_alive(root, _place_of(one))])
         for folder in left_behind(root):
             remove_tree(folder)
         self._root, self._place = root, Place(root)
 
     async def close(self) -> None:
         """See `Runtime`."""
-        for container in await self.all_of(self._root):
-            if _place_of(container) == self._place.id:
-                await self.stop(container)
+        await self.stop([one for one in await self.all_of(self._root) if _place_of(one) == self._place.id])
         self._place.remove()
 
     async def start(self, name: str, image: str) -> None:
@@ -60,6 +58,9 @@ class NamedContainers(ABC):
     async def execute(self, name: str, command: Command) -> Ended:
         """See `Runtime`."""
         container = self._name(name)
+        if not command.apart:
+            # What comes through the program itself, as two streams, comes in any order.
+            command = replace(command, arguments=["sh", "-c", _MERGED, "sh", *command.arguments])
         try:
             ended = await run(
                 self.execute_line(container, command),
@@ -81,7 +82,7 @@ class NamedContainers(ABC):
 
     async def remove(self, name: str) -> None:
         """See `Runtime`."""
-        await self.stop(self._name(name))
+        await self.stop([self._name(name)])
 
     def environment(self, env: dict[str, str]) -> dict[str, str] | None:  # noqa: ARG002 - not all need it
         """Of the command line, for a command with `env`; None: ours."""
@@ -100,8 +101,8 @@ class NamedContainers(ABC):
         """End all that runs in a container, which keeps its files."""
 
     @abstractmethod
-    async def stop(self, container: str) -> None:
-        """End and remove a container; one that isn't there is no error."""
+    async def stop(self, containers: list[str]) -> None:
+        """End and remove containers; one that isn't there is no error."""
 
     @abstractmethod
     async def runs(self, container: str) -> bool:

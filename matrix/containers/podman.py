@@ -50,10 +50,11 @@ class Podman(NamedContainers):
         """See `NamedContainers`."""
         await must(["podman", "restart", "--time", "0", container], "a command that takes too long can't be ended")
 
-    async def stop(self, container: str) -> None:
+    async def stop(self, containers: list[str]) -> None:
         """See `NamedContainers`."""
-        line = ["podman", "rm", "--force", "--volumes", "--time", "0", "--ignore", container]
-        await must(line, f"container {container} can't be removed")
+        if containers:
+            line = ["podman", "rm", "--force", "--volumes", "--time", "0", "--ignore", *containers]
+            await must(line, "a container can't be removed")
 
     async def runs(self, container: str) -> bool:
         """See `NamedContainers`."""

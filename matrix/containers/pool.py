@@ -85,9 +85,12 @@ class ContainerPool:
     async def close(self) -> None:
         """End all containers, and leave nothing."""
         self._looking.cancel()
-        for token in list(self._leases):
-            self._end(token)
-        await asyncio.gather(*self._removals)
+        tasks = {task for lease in self._leases.values() for task in lease.tasks}
+        self._leases.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._removals, return_exceptions=True)
+        # All at once: whoever ends a replica doesn't wait for long.
         await self._runtime.close()
 
     async def acquire(self, image: str, wait_s: float, lease_s: float | None = None) -> str:

@@ -78,6 +78,8 @@ class Rootfs:
         for task in self._unpacked.values():
             task.cancel()
         await asyncio.gather(*self._unpacked.values(), return_exceptions=True)
+        for name in list(self._cgroups):
+            await self._remove_groups(name)
         await asyncio.to_thread(self._place.remove)
         self._root.close()
 
@@ -128,12 +130,15 @@ class Rootfs:
     async def remove(self, name: str) -> None:
         """See `Runtime`."""
         self._images.pop(name, None)
-        if cgroup := self._cgroups.pop(name, None):
-            for entrance in cgroup.entrances():
-                await _remove_group(entrance.parent)
+        await self._remove_groups(name)
         folder = self._place.folder / name
         if folder.exists():
             await asyncio.to_thread(remove_tree, folder)
+
+    async def _remove_groups(self, name: str) -> None:
+        cgroup = self._cgroups.pop(name, None)
+        for entrance in cgroup.entrances() if cgroup else ():
+            await _remove_group(entrance.parent)
 
     def _command_line(self, name: str, command: Command, seccomp: int) -> list[str]:
         folder = self._place.folder / name

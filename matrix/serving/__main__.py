@@ -77,6 +77,8 @@ async def serve(backend: Backend, host: str, port: int, grpc_port: int | None, d
         raise ConfigError([Problem("MATRIX_API_KEY", None, f"should hold a key: {host} isn't only this machine")])
     app = Application(backend, api_key)
     listener = listen(host, port)
+    address = f"{shown(host)}:{listener.getsockname()[1]}"
+    backend.reached_at(address, api_key)
     await backend.start()
     server = Server(app, drain_s=drain_s, keep_alive_s=_KEEP_ALIVE_S)
     try:
@@ -89,7 +91,7 @@ async def serve(backend: Backend, host: str, port: int, grpc_port: int | None, d
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
-        print(f"http://{shown(host)}:{listener.getsockname()[1]}/v1", flush=True)
+        print(f"http://{address}/v1", flush=True)
         await server.serve(sockets=[listener])
     finally:
         await backend.close()

@@ -49,6 +49,10 @@ class ApiError(Exception):
 class Backend(Protocol):
     """Answers requests. All methods run on one event loop, and its routes raise `ApiError` for what they refuse."""
 
+    def reached_at(self, address: str, api_key: str | None) -> None:  # noqa: ARG002 - most need not know
+        """Be told where the server is (`HOST:PORT`) and what it asks for, before `start`."""
+        return
+
     async def start(self) -> None:
         """Get ready; called once, before the first request."""
 
@@ -67,7 +71,8 @@ class Backend(Protocol):
     def metrics(self) -> str:
         """What it counts beside the server's own figures, in Prometheus' text format; may be empty.
 
-        One that queues gives `matrix_requests_waiting`: the server takes these off `matrix_requests_running`.
+        One that queues gives `matrix_requests_waiting`: the server takes these off `matrix_requests_running`. One whose
+        work isn't its requests gives both.
         """
 
 

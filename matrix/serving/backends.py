@@ -12,6 +12,7 @@ from matrix.spec.services import EngineSpec
 _CLASSES = {
     "simulated": "simulated.backend:SimulatedBackend",
     "sandbox": "sandbox:SandboxBackend",
+    "container": "containers:ContainerBackend",
     "openai": "gateways.openai:OpenAIGateway",
     "azure": "gateways.azure:AzureGateway",
     "anthropic": "gateways.anthropic:AnthropicGateway",

@@ -21,6 +21,8 @@ CLIENT_GONE = 499
 # Seconds; those of vLLM's histograms, with its two for whole requests and first tokens as one.
 _BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640)
 _WAITING = re.compile(r"^matrix_requests_waiting (\d+)", re.MULTILINE)
+_RUNNING_TEXT = "Requests that are being worked on."
+_RUNNING = re.compile(r"^matrix_requests_running ", re.MULTILINE)
 
 
 class Histogram:
@@ -104,7 +106,7 @@ class Meter(Backend):
         return "".join([
             _head("matrix_requests_total", "counter", f"Finished requests; {CLIENT_GONE}: their clients went away."),
             statuses,
-            gauge("matrix_requests_running", "Requests that are being worked on.", self._in_flight - waiting),
+            "" if _RUNNING.search(own) else gauge("matrix_requests_running", _RUNNING_TEXT, self._in_flight - waiting),
             "" if found else gauge("matrix_requests_waiting", "Requests in a queue.", 0),
             _counter("matrix_prompt_tokens_total", "Tokens of prompts that were answered.", self._prompt_tokens),
             _counter("matrix_generation_tokens_total", "Tokens of answers.", self._generation_tokens),
