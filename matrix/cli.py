@@ -48,6 +48,9 @@ usage: matrix run [overrides]     compose one experiment and run it (matrix run 
        matrix check_health app=NAME
                                   ask an app something
        matrix stop_cluster        stop a cluster
+       matrix swe_predictions RUN what a run with agents=swe handed in, for SWE-bench's harness
+       matrix convert_images folder=FOLDER
+                                  files for apptainer of the images that a run's containers are made of
        matrix --version
 
 An override is group=option or any.key=value; -m sweeps. In a checkout, `python run.py` is the same as `matrix run`.
@@ -63,6 +66,8 @@ _COMMANDS = {
     "remove_workers": "remove_workers",
     "attach": "attach",
     "show": "show",
+    "swe_predictions": "swe_predictions",
+    "convert_images": "convert_images",
 }
 """Commands, and the modules in `matrix.commands` that they are in."""
 

@@ -6,14 +6,18 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
+from matrix.agents.functions import CallError
+from matrix.agents.services import RowContainer, report, shown
 from matrix.agents.steps import Step
 from matrix.data.rows import Call, Response, Score
 from matrix.errors import DataError, RequestError
 from matrix.pipelines.prompt import shortened
+from matrix.sandbox.execution import Executed
+from matrix.spec.agents import ContainerTool, SandboxTool
 
 if TYPE_CHECKING:
     from matrix.agents.clock import Clock
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 SHOWN_CHARS = 2000
 """Of a tool's result, in the history."""
+_Service = TypeVar("_Service", SandboxTool, ContainerTool)
 ONCE = "once:"
 """Before the name of a step of `once` in the journal."""
 
@@ -86,6 +91,8 @@ class BoundTools:
         names = {spec["function"]["name"] for spec in seat.tool_specs}
         if name not in names:
             return f"error: there is no tool {name!r}; there are: {', '.join(sorted(names)) or 'none'}"
+        if name in seat.services:
+            return await self._use(name, seat.services[name], arguments)
         given = arguments if isinstance(arguments, str) else dict(arguments)
         result: str = await self._step(name, [name, given], lambda: seat.toolbox.call(name, given, seat.tools))
         if result.startswith("error: "):
@@ -97,6 +104,25 @@ class BoundTools:
         function = tool_call.get("function") or {}
         result = await self.call(str(function.get("name")), function.get("arguments") or "{}")
         return {"role": "tool", "tool_call_id": tool_call.get("id"), "content": result}
+
+    async def sandbox(self, name: str, code: str, **fields: Any) -> Executed:
+        """As the protocol has it."""
+        tool = self._service(name, SandboxTool)
+        body = {"code": code, "language": tool.language, **fields}
+        if tool.timeout_s is not None:
+            body.setdefault("timeout", tool.timeout_s)
+        flow, client = self._flow, self._seat.clients[tool.app]
+
+        async def execute() -> dict[str, Any]:
+            response = await client.execute(body, affinity=None, label=f"{flow.state.id}/{flow.state.trial}")
+            return response.executed or {}
+
+        return Executed.model_validate(await self.away(name, body, execute))
+
+    def container(self, name: str) -> RowContainer:
+        """As the protocol has it."""
+        self._service(name, ContainerTool)
+        return self._flow.container(name, self)
 
     async def once(self, name: str, function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         """As the protocol has it."""
@@ -112,12 +138,33 @@ class BoundTools:
 
     async def whole_turn(self, function: Callable[[], Awaitable[Any]]) -> Any:
         """A turn in another process, as a step. That process minds its time, and here it isn't known when it begins."""
+        return await self.away("turn", [self.role, self._at], function)
+
+    async def away(self, name: str, asked: Any, function: Callable[[], Awaitable[Any]]) -> Any:
+        """A step that takes place elsewhere, with limits of its own: the turn's time stands still."""
         with self._clock:
-            return await self._step("turn", [self.role, self._at], function)
+            return await self._step(name, asked, function)
 
     async def score(self, label: str, text: str) -> Score:
         """As the protocol has it."""
         return await self._flow.score(label, text)
+
+    def _service(self, name: str, kind: type[_Service]) -> _Service:
+        tool = self._seat.services.get(name)
+        if not isinstance(tool, kind):
+            what = "sandbox" if kind is SandboxTool else "container"
+            raise DataError(f"agents.roles.{self.role}.tools={self._seat.tools} has no {name!r} of kind {what}")
+        return tool
+
+    async def _use(self, name: str, tool: SandboxTool | ContainerTool, arguments: Mapping[str, Any] | str) -> str:
+        """What a model gets of a tool that is an app."""
+        try:
+            text = await self._seat.toolbox.checked(name, arguments)
+        except CallError as error:
+            return f"error: {error}"
+        if isinstance(tool, ContainerTool):
+            return report(await self.container(name).execute(text), tool.output_chars)
+        return _said(await self.sandbox(name, text), tool.output_chars)
 
     async def _step(self, name: str, asked: Any, function: Callable[[], Awaitable[Any]]) -> Any:
         at = self._next()
@@ -146,6 +193,14 @@ class BoundTools:
         usage = {key: value for key, value in response.usage.items() if value is not None}
         self.calls.append(Call(name, took_s, usage, response.endpoint, response.attempts, replayed))
         self._flow.spent(usage, self._seat.price)
+
+
+def _said(executed: Executed, chars: int) -> str:
+    """What a model gets to read of a program."""
+    ending = executed.exception or executed.signal or f"exit code {executed.exit_code}"
+    first = "ok" if executed.status == "ok" else f"{executed.status}: {ending}"
+    output = shown(executed.stdout + executed.stderr, chars)
+    return f"{first}\n{output}" if output else f"{first}, no output"
 
 
 def _begin(result: Any) -> str:

@@ -33,6 +33,8 @@ class Seat:
         model: What that app calls its model.
         price: What that app asks for.
         fields: Of its requests: sampling of the run and its own.
+        clients: Clients of all apps that the team asks, by name.
+        services: Its tools that are apps, by their names in `agents.tools`.
         tools: Its tools, by their names in `agents.tools`.
         tool_specs: The same as OpenAI defines them.
         toolbox: Where they are called.
@@ -40,8 +42,8 @@ class Seat:
     """
 
     __slots__ = (
-        "_template", "act", "client", "count", "fields", "model", "name", "price", "timeout_s", "tool_specs",
-        "toolbox", "tools",
+        "_template", "act", "client", "clients", "count", "fields", "model", "name", "price", "services", "timeout_s",
+        "tool_specs", "toolbox", "tools",
     )  # fmt: skip
 
     def __init__(
@@ -52,15 +54,18 @@ class Seat:
         *,
         count: RoleCount,
         act: Act,
-        client: ModelClient,
+        clients: Mapping[str, ModelClient],
         toolbox: Toolbox,
     ) -> None:
-        self.name, self.client, self.toolbox = name, client, toolbox
+        self.name, self.clients, self.toolbox = name, clients, toolbox
         self.count, self.act = count, act
-        app = spec.all_apps()[role.app or spec.main_app]
+        app_name = role.app or spec.main_app
+        app, self.client = spec.all_apps()[app_name], clients[app_name]
         self.model, self.price = app.model.name, app.model.price
         self.fields = sampling_fields(spec.sampling, role.sampling, f"agents.roles.{name}.sampling")
         self.tools, self.tool_specs = role.tools, toolbox.specs(role.tools)
+        services = spec.agents.service_tools if spec.agents else {}
+        self.services = {tool: one for tool, one in services.items() if tool in role.tools}
         self.timeout_s = role.timeout_s
         self._template = compile_template(role.prompt, f"agents.roles.{name}.prompt") if role.prompt else None
 

@@ -19,9 +19,11 @@ from matrix.agents.pulse import Pulse, RoleCount
 from matrix.agents.role import Act
 from matrix.agents.route import compile_route
 from matrix.agents.seats import Release, Seat, make_role
+from matrix.agents.services import Containers
 from matrix.agents.steps import StepJournal
 from matrix.agents.toolbox import Toolbox
 from matrix.agents.workflow import Flow, LeavingError
+from matrix.client.containers import ContainerClient
 from matrix.client.gate import Gate, GateClosedError
 from matrix.client.http import ModelClient
 from matrix.data.readers import BadRow
@@ -44,7 +46,8 @@ class Team:
 
     Args:
         spec: The run's spec, with `agents`.
-        clients: Clients of the apps that roles ask, by name.
+        clients: Clients of the apps that roles and tools ask, by name, those of containers left out.
+        containers: Clients of apps of containers, by name.
         scoring: Pool of the team's scorers.
         emit: Told every finished row.
         run_dir: The run dir.
@@ -56,6 +59,7 @@ class Team:
         seats: The roles, by their places in the route.
         clocks: Whatever has a time limit now.
         counts: What roles did, by name.
+        containers: What its rows have of containers.
         steps: Journal of what calls gave.
         mark: Says whose code is running.
     """
@@ -64,6 +68,7 @@ class Team:
         self,
         spec: RunSpec,
         clients: Mapping[str, ModelClient],
+        containers: Mapping[str, ContainerClient],
         scoring: ScoringPool,
         emit: Callable[[Row], None],
         *,
@@ -77,7 +82,9 @@ class Team:
         self.limits = agents.limits
         self.max_attempts = spec.workload.max_attempts
         self._emit, self._scoring = emit, scoring
-        self._gates: list[Gate] = [client.gate for client in clients.values()]
+        asked = {role.app or spec.main_app for role in agents.named.values()}
+        self._gates: list[Gate] = [client.gate for name, client in clients.items() if name in asked]
+        self.containers = Containers(agents, containers, self.say)
         self._loader = team_loader(agents, run_dir)
         self._toolbox = Toolbox(agents.tools, self._loader.find)
         self._spec, self._agents, self._clients = spec, agents, clients
@@ -117,14 +124,13 @@ class Team:
                 act, release = make_role(self._loader, name, role)
             if release is not None:
                 self._releases.append((release, role.timeout_s))
-            client = self._clients[role.app or self._spec.main_app]
             made[name] = Seat(
                 self._spec,
                 name,
                 role,
                 count=self.counts[name],
                 act=act,
-                client=client,
+                clients=self._clients,
                 toolbox=self._toolbox,
             )
         self.seats = [made[name] for name in self.route.places]
@@ -222,7 +228,7 @@ class Team:
                 raise LeavingError(work._replace(message=left.args[0], steps=())) from None
             finally:
                 del self._flows[flow]
-        if flow.held:
+        if flow.held or flow.kept:
             await self._release(flow)
         self._write(row)
         self.steps.finished(flow.key)
@@ -260,6 +266,7 @@ class Team:
             _LOG.warning("%s (others like it aren't said)", text)
 
     async def _release(self, flow: Flow) -> None:
+        await self.containers.release(flow.kept)
         for release, limit_s in self._releases:
             try:
                 async with asyncio.timeout(limit_s):

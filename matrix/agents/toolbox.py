@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from matrix.agents.functions import CallError, FunctionTool
 from matrix.agents.mcp import McpServer, check_server
 from matrix.errors import ConfigError, Problem
-from matrix.spec.agents import FunctionTools, McpTools
+from matrix.spec.agents import ContainerTool, McpTools, SandboxTool
+from matrix.spec.agents import Tool as ToolSpec
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Toolbox:
         ConfigError: With everything that is wrong with them and can be seen without starting a server.
     """
 
-    def __init__(self, tools: Mapping[str, FunctionTools | McpTools], resolve: Callable[[str, str], object]) -> None:
+    def __init__(self, tools: Mapping[str, ToolSpec], resolve: Callable[[str, str], object]) -> None:
         problems: list[Problem] = []
         self._functions: dict[str, FunctionTool] = {}
         self._servers: dict[str, McpServer] = {}
@@ -59,6 +60,9 @@ class Toolbox:
                 message = "is no name for a tool: a model knows it by letters, digits, _ and -, 64 at most"
                 problems.append(Problem(f"agents.tools.{name}", None, message))
             try:
+                if isinstance(spec, SandboxTool | ContainerTool):
+                    self._functions[name] = FunctionTool(name, _ASKED[spec.kind], spec.kind)
+                    continue
                 found = resolve(spec.use, f"agents.tools.{name}.use")
                 self._functions[name] = FunctionTool(name, found, spec.use)
             except ConfigError as error:
@@ -117,6 +121,14 @@ class Toolbox:
             logger.debug("the tool %s failed", name, exc_info=True)
             return f"error: {type(error).__name__}: {error}"
 
+    async def checked(self, name: str, arguments: Mapping[str, Any] | str) -> str:
+        """What a tool that is an app is to run.
+
+        Raises:
+            CallError: The arguments don't fit.
+        """
+        return await self._functions[name].call(_parsed(name, arguments))
+
     def _table(self, names: Sequence[str] | None) -> dict[str, Tool]:
         """The tools by the names that a model has for them."""
         key = tuple([*self._functions, *self._servers] if names is None else names)
@@ -136,6 +148,28 @@ class Toolbox:
                 table[name], owners[name] = tool, entry
         self._tables[key] = table
         return table
+
+
+async def _program(code: str) -> str:
+    """Run a program and read what it prints. Nothing stays for the next one.
+
+    Args:
+        code: The whole program.
+    """
+    return code
+
+
+async def _command(command: str) -> str:
+    """Run a shell command and read its output. Files stay, a `cd` or `export` doesn't.
+
+    Args:
+        command: For bash, without a terminal.
+    """
+    return command
+
+
+# What a model may ask of a tool that is an app: signature and docstring become its schema.
+_ASKED = {"sandbox": _program, "container": _command}
 
 
 def _parsed(name: str, arguments: Mapping[str, Any] | str) -> Mapping[str, Any]:

@@ -5,7 +5,43 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from matrix.client.containers import Ran
 from matrix.data.rows import Response, Score
+from matrix.sandbox.execution import Executed
+
+
+class Container(Protocol):
+    """A container that a row has for itself, from its first use to the row's end; made anew if it is lost.
+
+    Each call is a step. What is in the making at a crash is done again.
+    """
+
+    async def execute(
+        self,
+        command: str,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Ran:
+        """Run a shell command and wait for its end.
+
+        Args:
+            command: For bash. Each has a shell of its own: a `cd` is forgotten with it.
+            cwd: Folder; None: the tool's.
+            env: On top of the tool's.
+            timeout_s: Seconds that it may take; None: the tool's.
+
+        Raises:
+            RequestError: There is no container, or it can't be told what came of the command.
+            DataError: The tool's `setup` fails.
+        """
+
+    async def read_file(self, path: str) -> bytes:
+        """Content of a file; raises as `execute` does."""
+
+    async def write_file(self, path: str, content: str) -> None:
+        """Write a file, and make the folders above it; raises as `execute` does."""
 
 
 class Tools(Protocol):
@@ -50,6 +86,25 @@ class Tools(Protocol):
 
     async def answer(self, tool_call: Mapping[str, Any]) -> dict[str, Any]:
         """Do what an OpenAI tool call asks for; gives the message with the result, for the next request."""
+
+    async def sandbox(self, name: str, code: str, **fields: Any) -> Executed:
+        """Run a program in a sandbox.
+
+        Args:
+            name: One of the role's tools, of kind `sandbox`.
+            code: The program.
+            fields: More of the execution, such as `stdin`, `files`, `test` (docs/sandbox.md).
+
+        Raises:
+            RequestError: It wasn't run. A program that fails is no error.
+        """
+
+    def container(self, name: str) -> Container:
+        """The row's container; roles that have the tool share it.
+
+        Args:
+            name: One of the role's tools, of kind `container`.
+        """
 
     async def once(self, name: str, function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         """Call any function with an effect that mustn't be repeated.

@@ -14,6 +14,7 @@ from matrix.agents.merge import merged
 from matrix.agents.outcome import figures
 from matrix.agents.route import FINISH, TO_END, Move, RouteError
 from matrix.agents.said import RoleBrokenError, row_error, to_turn, too_late
+from matrix.agents.services import LEASE, Kept, RowContainer
 from matrix.agents.state import State, Turn
 from matrix.agents.steps import Step, decode_steps
 from matrix.client.gate import GateClosedError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _BREATH_S = 0.05
 """Turns that never wait let others have the process after so long."""
-VERSION = 1
+VERSION = 2
 """Of the message that a workflow is when it moves to another peer."""
 
 
@@ -48,6 +49,7 @@ class Flow:
         affinity: Requests with the same go to the same replica.
         begun: It has completed a step: it isn't turned away at a gate any more.
         held: What its calls of `once` gave, by name.
+        kept: Its containers, by their tools.
         large: References to texts that travelled; they end with it.
         leaving: It is to go on in another peer, from its next turn on.
         at: The role that has it.
@@ -55,7 +57,7 @@ class Flow:
 
     __slots__ = (
         "_columns", "_cost", "_replay", "_team", "_tokens", "affinity", "at", "began", "begun", "example", "held",
-        "key", "large", "leaving", "move", "state",
+        "kept", "key", "large", "leaving", "move", "state",
     )  # fmt: skip
 
     def __init__(self, team: Team, work: Work) -> None:
@@ -71,6 +73,7 @@ class Flow:
         self.affinity = f"{example.index}/{work.trial}" if team.affinity else None
         self.begun = bool(work.steps) or work.message is not None
         self.held: dict[str, Any] = {}
+        self.kept: dict[str, Kept] = {}
         self.large: dict[Any, Any] = {}
         self.leaving = False
         self.at = ""
@@ -122,6 +125,11 @@ class Flow:
         self.held = {
             step.name.removeprefix(ONCE): step.result for step in self._replay.values() if step.name.startswith(ONCE)
         }
+        self.kept = {
+            step.name.removeprefix(LEASE): Kept(step.result)
+            for step in self._replay.values()
+            if step.name.startswith(LEASE)
+        }
         return self._row("error", why)
 
     async def _walk(self, clock: Clock, turn_clock: Clock) -> str:
@@ -134,6 +142,7 @@ class Flow:
                 return "end"
             self._check_limits(len(to), clock)
             if self.leaving and (message := self._packed(move)) is not None:
+                team.containers.leave(self.kept)
                 raise LeavingError(message)
             if len(to) == 1 and move.join is None:
                 place = to[0]
@@ -274,6 +283,10 @@ class Flow:
         if price.is_known:
             self._cost += price.usd(prompt, cached, completion)
 
+    def container(self, name: str, tools: BoundTools) -> RowContainer:
+        """The row's container that a tool means, for the role that has the turn."""
+        return self._team.containers.of(name, self.state.id, self.kept, self.example, tools)
+
     async def score(self, label: str, text: str) -> Score:
         """Have a text judged."""
         return await self._team.score(label, text, self.example)
@@ -287,7 +300,7 @@ class Flow:
         fields = {
             "version": VERSION, "move": move, "history": state.history, "scratch": state.scratch,
             "metrics": state.metrics, "scores": state.scores, "turns": state.turns, "tokens": self._tokens,
-            "cost": self._cost, "held": self.held, "age_s": time.monotonic() - self.began,
+            "cost": self._cost, "held": self.held, "kept": self.kept, "age_s": time.monotonic() - self.began,
         }  # fmt: skip
         try:
             return pickle.dumps(fields, pickle.HIGHEST_PROTOCOL)
@@ -303,7 +316,7 @@ class Flow:
         state = self.state
         state.history, state.scratch, state.turns = fields["history"], fields["scratch"], fields["turns"]
         state.metrics, state.scores = fields["metrics"], fields["scores"]
-        self.move, self.held = fields["move"], fields["held"]
+        self.move, self.held, self.kept = fields["move"], fields["held"], fields["kept"]
         self._tokens, self._cost = fields["tokens"], fields["cost"]
         self.began -= fields["age_s"]
 

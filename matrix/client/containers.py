@@ -86,6 +86,11 @@ class Container:
     ) -> None:
         await self.release()
 
+    @property
+    def lease(self) -> Json:
+        """What another client takes it over by (`ContainerClient.take_over`), also in another process."""
+        return {"url": self._url, "lease": self.id, "image": self.image, "lease_s": self.lease_s}
+
     async def execute(
         self,
         command: str | Sequence[str],
@@ -153,7 +158,7 @@ class ContainerClient:
         api_key: Sent as bearer token; None: no such header.
         acquire_s: Seconds that `acquire` waits for a container, unless it says otherwise.
         max_attempts: Tries of `acquire` that may fail for another reason than that all containers are taken.
-        shared: Whose connections are used; its owner closes them. None: the client has its own.
+        shared: Whose connections are used; its owner closes them, and the endpoints. None: the client has its own.
     """
 
     def __init__(
@@ -165,7 +170,6 @@ class ContainerClient:
         max_attempts: int = 3,
         shared: Shared | None = None,
     ) -> None:
-        self._owns_endpoints = not isinstance(servers, Endpoints)
         if not isinstance(servers, Endpoints):
             servers = Endpoints([servers] if isinstance(servers, str) else servers)
         by_grpc = next((url for url in servers.urls if url.startswith(GRPC)), None)
@@ -190,7 +194,7 @@ class ContainerClient:
         if self._beating is not None:
             self._beating.cancel()
         await asyncio.gather(*(container.release() for container in list(self._held.values())))
-        if self._owns_endpoints:
+        if self._shared is None:
             await self._endpoints.close()
         await self._transport.close()
 
@@ -269,8 +273,20 @@ class ContainerClient:
                     raise RequestError(gone, str(failure), tries) from failure
             await asyncio.sleep(_backoff(tries))
 
+    def take_over(self, lease: Json) -> Container:
+        """The container of a lease, which this client keeps from now on, whoever had it before.
+
+        Args:
+            lease: `Container.lease` of it.
+        """
+        container = self._held.get(lease["lease"])
+        if container is None:
+            container = self._held[lease["lease"]] = Container(self, lease["url"], lease)
+            self._beat(container.lease_s / 4)
+        return container
+
     def forget(self, container: Container) -> None:
-        """It is being given back."""
+        """Keep it no longer: it is being given back, or another client takes it over."""
         self._held.pop(container.id, None)
 
     async def _acquire_from(self, endpoint: Endpoint, body: Json) -> Container:
@@ -289,10 +305,7 @@ class ContainerClient:
         finally:
             self._endpoints.release(endpoint)
         self._endpoints.succeeded(endpoint)
-        container = Container(self, endpoint.url, told)
-        self._held[container.id] = container
-        self._beat(container.lease_s / 4)
-        return container
+        return self.take_over({**told, "url": endpoint.url})
 
     def _parsed(self, raw: Any, key: str | None = None) -> Json:
         try:

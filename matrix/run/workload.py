@@ -15,6 +15,7 @@ from matrix.agents.pulse import Pulse
 from matrix.agents.team import Team
 from matrix.apps.directory import NEWS_S
 from matrix.client.concurrency import AdaptiveLimit
+from matrix.client.containers import ContainerClient
 from matrix.client.endpoints import Endpoints
 from matrix.client.gate import Gate
 from matrix.client.http import ModelClient
@@ -24,7 +25,7 @@ from matrix.pipelines.generate import Generate
 from matrix.pipelines.scoring_pool import ScoringPool
 from matrix.run.session import Served
 from matrix.run.watchdog import watching
-from matrix.spec import RunSpec
+from matrix.spec import ContainerEngine, RunSpec
 from matrix.spec.workload import WorkloadSpec
 
 
@@ -53,7 +54,17 @@ class Workload:
         share: int = 1,
     ) -> None:
         self._workload = spec.workload
-        self._clients = {name: _client(spec.workload, one, share) for name, one in served.items()}
+        engines = {name: app.engine for name, app in spec.all_apps().items()}
+        self._clients = {
+            name: _client(spec.workload, one, share)
+            for name, one in served.items()
+            if not isinstance(engines[name], ContainerEngine)
+        }
+        self._containers = {
+            name: ContainerClient(_endpoints(one), api_key=one.api_key)
+            for name, one in served.items()
+            if isinstance(engines[name], ContainerEngine)
+        }
         self._scoring = ScoringPool(spec.scorers, workers=_scoring_workers(share))
         self.pipeline: Generate | Team
         if spec.pipeline is not None:
@@ -62,6 +73,7 @@ class Workload:
             self.pipeline = Team(
                 spec,
                 self._clients,
+                self._containers,
                 self._scoring,
                 emit,
                 run_dir=run_dir,
@@ -91,6 +103,8 @@ class Workload:
             for client in self._clients.values():
                 await opened.enter_async_context(client)
                 await opened.enter_async_context(watching(client, self._workload))
+            for containers in self._containers.values():
+                await opened.enter_async_context(containers)
             await opened.enter_async_context(self._scoring)
             await opened.enter_async_context(self.pipeline)
             self._opened = opened.pop_all()
@@ -121,10 +135,14 @@ class _calm_collector:  # noqa: N801 - a context manager that reads like a funct
         gc.unfreeze()
 
 
-def _client(workload: WorkloadSpec, served: Served, share: int) -> ModelClient:
+def _endpoints(served: Served) -> Endpoints:
     every_s = NEWS_S if served.app else 30.0
+    return Endpoints(served.urls, served.refresh(), refresh_every_s=every_s, fallback=served.front_door)
+
+
+def _client(workload: WorkloadSpec, served: Served, share: int) -> ModelClient:
     return ModelClient(
-        Endpoints(served.urls, served.refresh(), refresh_every_s=every_s, fallback=served.front_door),
+        _endpoints(served),
         api_key=served.api_key,
         timeout_s=workload.request_timeout_s,
         max_attempts=workload.max_attempts,

@@ -166,9 +166,11 @@ class RunSpec(Spec):
 
     @property
     def asked_apps(self) -> list[str]:
-        """Apps that the workload asks: the main one, and those of roles."""
+        """Apps that the workload asks: the main one, and those of roles and tools."""
         roles = self.agents.named.values() if self.agents else ()
-        return list(dict.fromkeys([self.main_app, *(role.app for role in roles if role.app)]))
+        tools = self.agents.service_tools.values() if self.agents else ()
+        of_team = [*(role.app for role in roles if role.app), *(tool.app for tool in tools)]
+        return list(dict.fromkeys([self.main_app, *of_team]))
 
     @property
     def role_prices(self) -> dict[str, Price]:

@@ -113,6 +113,47 @@ class McpTools(Spec):
         return self
 
 
+class SandboxTool(Spec):
+    """Runs a program in a sandbox app."""
+
+    kind: Literal["sandbox"]
+    app: str = "code"
+    """The app: one of `apps`, with `engine.kind=sandbox`."""
+    language: str = "python"
+    """What programs are written in: one of the app's `engine.languages`."""
+    timeout_s: float | None = Field(default=None, gt=0)
+    """Seconds that a program may take; None: the app's own."""
+    output_chars: int = Field(default=10_000, gt=0)
+    """What a model gets to read of a program's output; the middle of a longer one is left out."""
+
+
+class ContainerTool(Spec):
+    """Runs commands in a container that the row has for itself, from its first command to its end."""
+
+    kind: Literal["container"]
+    app: str = "box"
+    """The app: one of `apps`, with `engine.kind=container`."""
+    image: str
+    """Jinja template over the row's columns: what the container is made of."""
+    setup: str | None = None
+    """Jinja template over the row's columns: a shell command that comes before all others in a new container."""
+    cwd: str | None = None
+    """Folder in which commands run; None: the image's."""
+    env: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = {}
+    """Environment of the commands, on top of the app's."""
+    timeout_s: float | None = Field(default=None, gt=0)
+    """Seconds that a command may take; None: the app's own."""
+    setup_timeout_s: float | None = Field(default=None, gt=0)
+    """Seconds that `setup` may take; None: the app's own for a command."""
+    wait_s: float = Field(default=3600, gt=0)
+    """Seconds that a row waits for a container where all are taken."""
+    output_chars: int = Field(default=10_000, gt=0)
+    """What a model gets to read of a command's output; the middle of a longer one is left out."""
+
+
+Tool = FunctionTools | McpTools | SandboxTool | ContainerTool
+
+
 class Limits(Spec):
     """What a row may take; the one that is reached first ends it, and names its termination."""
 
@@ -148,7 +189,7 @@ class AgentsSpec(Spec):
     """A LangGraph StateGraph whose nodes are roles, or a function that makes it: `module:name`, or a name in `file`."""
     ends: list[str] = []
     """With `order`: roles that may end a row."""
-    tools: dict[str, Annotated[FunctionTools | McpTools, Field(discriminator="kind")]] = {}
+    tools: dict[str, Annotated[Tool, Field(discriminator="kind")]] = {}
     """Tools, by the name that roles have for them."""
     scorers: list[ScorerSpec] = []
     """How roles may have a text judged (`tools.score`)."""
@@ -180,6 +221,11 @@ class AgentsSpec(Spec):
         if self.ends and not self.order:
             raise ValueError("ends goes with order; with edges, a role that may end a row has an edge to end")
         return self
+
+    @property
+    def service_tools(self) -> dict[str, SandboxTool | ContainerTool]:
+        """Tools that are apps, by name."""
+        return {name: tool for name, tool in self.tools.items() if isinstance(tool, SandboxTool | ContainerTool)}
 
     @property
     def named(self) -> dict[str, RoleSpec]:
