@@ -49,8 +49,8 @@ usage: matrix run [overrides]     compose one experiment and run it (matrix run 
                                   ask an app something
        matrix stop_cluster        stop a cluster
        matrix swe_predictions RUN what a run with agents=swe handed in, for SWE-bench's harness
-       matrix convert_images folder=FOLDER
-                                  files for apptainer of the images that a run's containers are made of
+       matrix convert_images folder=FOLDER dataset=NAME
+                                  files for apptainer of SWE-bench's images
        matrix --version
 
 An override is group=option or any.key=value; -m sweeps. In a checkout, `python run.py` is the same as `matrix run`.

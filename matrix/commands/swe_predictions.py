@@ -16,8 +16,8 @@ from matrix.show.find import find_run
 HELP = """\
 usage: matrix swe_predictions RUN [output=FILE] [model=NAME] [trial=N]
 
-Write what a run with agents=swe handed in as SWE-bench's harness takes it: JSON with instance_id, model_name_or_path and
-model_patch for each instance, by its id. Who handed in nothing has an empty patch. Also while the run goes.
+Write what a run with agents=swe handed in as SWE-bench's harness takes it: JSON with instance_id, model_name_or_path
+and model_patch for each instance, by its id. Rows that handed in nothing have an empty patch. Also while the run goes.
 
   output   the file; otherwise RUN/predictions.json
   model    what the harness is to call the model; otherwise the run's model.name

@@ -194,7 +194,7 @@ async def test_a_message_of_another_version(tmp_path: Path) -> None:
         over = await begin(team, [work({})[0]._replace(message=pickle.dumps({"version": 99}))])
         await until(lambda: over.errors)
     assert isinstance(over.errors[0], DataError)
-    assert "version 99, not 1" in str(over.errors[0])
+    assert "version 99, not 2" in str(over.errors[0])
 
 
 async def test_a_row_that_moved_and_is_lost_with_its_peer_goes_on_from_its_steps(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,9 @@ from matrix.data.readers import BadRow
 from matrix.data.rows import Example
 from matrix.errors import AppError, DataError
 from matrix.pipelines.prompt import Template
+
+IMAGE = "docker.io/swebench/sweb.eval.x86_64.{{ instance_id | replace('__', '_1776_') | lower }}:latest"
+"""A row's image as SWE-bench publishes it (swebench/harness/test_spec), where `__` can't stand in a name."""
 
 
 class Conversion(NamedTuple):
@@ -79,7 +81,7 @@ def convert(wanted: Sequence[Conversion], *, tries: int, pause_s: float, say: Ca
             if again:
                 say(f"  once more in {pause_s:g} s")
                 time.sleep(pause_s)
-            if subprocess.run(one.command, stdout=sys.stderr, check=False).returncode == 0:
+            if subprocess.run(one.command, check=False).returncode == 0:
                 one.partial.rename(one.file)
                 break
         else:

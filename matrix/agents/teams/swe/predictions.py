@@ -19,7 +19,7 @@ def predictions(rows: Iterable[Row], model: str, trial: int = 0) -> dict[str, di
         trial: Of the rows that were worked on several times.
 
     Returns:
-        For each instance `instance_id`, `model_name_or_path` and `model_patch`, which is empty where none was handed in.
+        For each instance `instance_id`, `model_name_or_path` and `model_patch`, which is empty where none was given.
 
     Raises:
         DataError: A row is no instance, or two are the same one.
