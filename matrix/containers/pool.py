@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -12,11 +13,13 @@ from typing import Any
 from matrix.containers.process import Ended
 from matrix.containers.runtime import Command, ContainerGoneError, Runtime, check_reference, in_a_shell, runtime_of
 from matrix.errors import AppError, did_you_mean
-from matrix.spec.services import ContainerEngine
+from matrix.spec.services import ANY, ContainerEngine
 
 MOST_BYTES = 64 << 20
 """Of a file that is read or written."""
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+"""An image's name that can stand in a path and leads nowhere else."""
 _LOOK_S = 0.25
 """How often it is looked for leases that are over."""
 _READ = 'test -f "$1" || { echo "there is no file $1" >&2; exit 1; }; exec cat -- "$1"'
@@ -243,6 +246,8 @@ class ContainerPool:
     def _source(self, image: str) -> str:
         if image in self._engine.images:
             return self._engine.images[image]
+        if (some := self._engine.images.get(ANY)) is not None and _NAME.fullmatch(image):
+            return some.replace("{name}", image)
         if not self._engine.any_image:
             hint = did_you_mean(image, list(self._engine.images))
             raise ContainerError("refused", f"image={image}: this app doesn't have it in engine.images ({hint})")

@@ -12,6 +12,7 @@ import shutil
 import uuid
 from pathlib import Path
 
+from matrix.containers.host import HOST, binds, skeleton
 from matrix.containers.place import Place, left_behind, remove_tree, root_folder
 from matrix.containers.process import Ended, must, run
 from matrix.containers.roots import root_of_containers
@@ -42,7 +43,8 @@ class Rootfs:
     """See `Runtime`.
 
     Args:
-        engine: Images are folders, or archives that tar reads, which are unpacked by the first who asks for them.
+        engine: Images are folders, archives that tar reads, which are unpacked by the first who asks for them, or
+            `host` for this machine's own programs.
     """
 
     def __init__(self, engine: ContainerEngine) -> None:
@@ -146,15 +148,16 @@ class Rootfs:
         enter = ["sh", "-c", _ENTER, "sh", *map(str, entrances), "--"]
         limits = [] if entrances else self._limits()
         limits = ["prlimit", "--core=0", f"--fsize={self._engine.disk_mb << 20}", *limits]
-        inside = [*limits, *self._bubblewrap(f"{folder}/merged", command, seccomp)]
         image = self._images[name]
         is_ours = image.is_relative_to(self._place.folder)
+        programs = binds() if is_ours and image.name == HOST else []
+        inside = [*limits, *self._bubblewrap(f"{folder}/merged", programs, command, seccomp)]
         return [*enter, *self._root.over(image, folder, inside, is_ours=is_ours)]
 
-    def _bubblewrap(self, root: str, command: Command, seccomp: int) -> list[str]:
+    def _bubblewrap(self, root: str, programs: list[str], command: Command, seccomp: int) -> list[str]:
         engine = self._engine
         options = ["bwrap", *_ISOLATION, *self._root.isolation, "--seccomp", str(seccomp), "--bind", root, "/"]
-        options += ["--proc", "/proc", "--dev", "/dev"]
+        options += [*programs, "--proc", "/proc", "--dev", "/dev"]
         if engine.network:
             options += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
         else:
@@ -187,18 +190,25 @@ class Rootfs:
                 return b"[ended: %d MB are written, and engine.disk_mb is %d]\n" % (used_mb, self._engine.disk_mb)
 
     async def _files(self, image: str) -> Path:
-        path = _found(image)
-        if not path.is_file():
+        path = Path(HOST) if image == HOST else _found(image)
+        if path.is_dir() and image != HOST:
             return path
         if image not in self._unpacked or _has_failed(self._unpacked[image]):
             into = self._place.folder / f"image-{uuid.uuid4().hex[:12]}"
-            self._unpacked[image] = asyncio.create_task(self._unpack(path, into))
+            into.mkdir()
+            making = self._make_host(into / HOST) if image == HOST else self._unpack(path, into / "files")
+            self._unpacked[image] = asyncio.create_task(making)
         # Others wait for it, too.
         return await asyncio.shield(self._unpacked[image])
 
     def _made(self, folder: Path) -> None:
         folder.mkdir()
         self._root.own(folder)
+
+    async def _make_host(self, into: Path) -> Path:
+        self._made(into)
+        await must(self._root.inside(skeleton(into)), "the image of this machine's programs can't be made")
+        return into
 
     async def _unpack(self, archive: Path, into: Path) -> Path:
         """Unpack an archive as the containers' root does it: it can make no devices, and so leaves them out."""

@@ -60,6 +60,10 @@ class SandboxEngine(AppEngine):
     """Processes and threads of a program at a time."""
 
 
+ANY = "*"
+"""Any name of an image, in `ContainerEngine.images`."""
+
+
 class ContainerEngine(AppEngine):
     """Hands out containers on lease: a file system of an image's, in which commands are run one after another."""
 
@@ -68,8 +72,8 @@ class ContainerEngine(AppEngine):
     backend: Literal["rootfs", "podman", "apptainer"] = "rootfs"
     """What runs them."""
     images: dict[str, str] = {}
-    """Names of images, and what the backend takes for them: a folder or archive for `rootfs`, a reference for
-    the others."""
+    """Names of images, and what the backend takes for them: a folder or archive for `rootfs` (or `host`: this machine's
+    /usr), a reference for the others. The name `*` is any other, which `{name}` stands for in its value."""
     any_image: bool = False
     """Whether clients may name images that aren't in `images`."""
     containers: int = Field(default=32, gt=0)
