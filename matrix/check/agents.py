@@ -17,6 +17,7 @@ from matrix.errors import ConfigError, Problem, did_you_mean
 from matrix.pipelines.prompt import compile_template
 from matrix.spec import AgentsSpec, AppSpec, ContainerEngine, SamplingSpec, SandboxEngine, ServiceEngine
 from matrix.spec.agents import ContainerTool, RoleSpec, SandboxTool
+from matrix.spec.services import ANY
 
 
 def check_agents(agents: AgentsSpec, sampling: SamplingSpec, apps: dict[str, AppSpec]) -> list[Problem]:
@@ -83,7 +84,7 @@ def _check_service_tool(
         return [Problem(f"{key}.app", tool.app, f"is an app with engine={engine.kind}", hint)]
     if isinstance(tool, ContainerTool):
         problems = _raised(lambda: container_templates(name, tool))
-        known = isinstance(engine, ContainerEngine) and (engine.any_image or tool.image in engine.images)
+        known = isinstance(engine, ContainerEngine) and (engine.any_image or {tool.image, ANY} & set(engine.images))
         if not known and "{" not in tool.image:
             hint = f"apps.{tool.app}.engine.images.{tool.image}=..., or apps.{tool.app}.engine.any_image=true"
             problems.append(Problem(f"{key}.image", tool.image, "the app has no such image", hint))
