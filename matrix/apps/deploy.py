@@ -18,7 +18,7 @@ from matrix.apps.replica import Replica
 from matrix.apps.status import AppStatus, look
 from matrix.errors import AppError
 from matrix.models.source import ResolvedModel
-from matrix.spec import EngineSpec, ModelSpec
+from matrix.spec import EngineSpec, ModelSpec, ServiceEngine
 from matrix.spec.redact import redact
 
 _POLL_S = 0.2
@@ -210,6 +210,8 @@ def spec_of(app: App) -> dict[str, Any]:
 
 def _record(app: App, *, kept: bool) -> AppRecord:
     model, engine = app.model, app.engine
+    # Those of a container engine are words of another command's.
+    given = {} if isinstance(engine, ServiceEngine) else getattr(engine, "args", {})
     args = {
         "model": model.source or model.name,
         "served_model_name": model.name,
@@ -217,6 +219,6 @@ def _record(app: App, *, kept: bool) -> AppRecord:
         "max_model_len": model.context_length,
         "tensor_parallel_size": model.tensor_parallel,
         "pipeline_parallel_size": model.pipeline_parallel,
-        **redact(model.args | getattr(engine, "args", {})),
+        **redact(model.args | given),
     }
     return AppRecord(app.name, model.name, engine.kind, app.version, engine.replicas, args, spec_of(app), kept)
