@@ -72,7 +72,7 @@ class Container:
     """
 
     def __init__(self, client: ContainerClient, url: str, told: Json) -> None:
-        self._client, self._url = client, url
+        self._client, self._url, self._told = client, url, told
         self.id: str = told["lease"]
         self.image: str = told["image"]
         self.lease_s: float = told["lease_s"]
@@ -89,7 +89,7 @@ class Container:
     @property
     def lease(self) -> Json:
         """What another client takes it over by (`ContainerClient.take_over`), also in another process."""
-        return {"url": self._url, "lease": self.id, "image": self.image, "lease_s": self.lease_s}
+        return {**self._told, "url": self._url}
 
     async def execute(
         self,

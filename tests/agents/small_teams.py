@@ -41,7 +41,12 @@ def team_file(folder: Path, code: str) -> Path:
 
 
 def team_spec(
-    file: Path | None, workload: Mapping[str, Any] | None = None, seed: int = 0, price: Any = None, **agents: Any
+    file: Path | None,
+    workload: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    price: Any = None,
+    apps: Mapping[str, Any] | None = None,
+    **agents: Any,
 ) -> RunSpec:
     """The spec of a run of such a team."""
     fields = _default()
@@ -50,6 +55,7 @@ def team_spec(
             **fields,
             "pipeline": None,
             "seed": seed,
+            "apps": {**fields["apps"], **(apps or {})},
             "agents": {"name": "tested", "file": None if file is None else str(file), **agents},
             "workload": {**fields["workload"], **(workload or {})},
             "model": {**fields["model"], "price": price or fields["model"]["price"]},
@@ -69,21 +75,25 @@ def work(*columns: dict[str, Any], trials: int = 1) -> list[Work]:
 
 
 @asynccontextmanager
-async def opened(spec: RunSpec, folder: Path, url: str = NOBODY, writer: str = "driver") -> AsyncIterator[Team]:
-    """A team that is ready, with `folder` as its run dir; its rows are in `written(folder)`."""
+async def opened(
+    spec: RunSpec, folder: Path, url: str = NOBODY, writer: str = "driver", apps: Mapping[str, str] | None = None
+) -> AsyncIterator[Team]:
+    """A team that is ready, with `folder` as its run dir; its rows are in `written(folder)`. `apps`: URLs of others."""
     with Journal(folder / "rows", writer) as journal:
-        served = {name: Served([url], None, 0.0, 0.0) for name in spec.asked_apps}
+        served = {name: Served([(apps or {}).get(name, url)], None, 0.0, 0.0) for name in spec.asked_apps}
         workload = Workload(spec, served, journal.append, run_dir=folder, writer=writer, actors={})
         async with workload:
             assert isinstance(workload.pipeline, Team)
             yield workload.pipeline
 
 
-async def run(spec: RunSpec, folder: Path, rows: Iterable[Work], url: str = NOBODY) -> list[AgentRow]:
+async def run(
+    spec: RunSpec, folder: Path, rows: Iterable[Work], url: str = NOBODY, apps: Mapping[str, str] | None = None
+) -> list[AgentRow]:
     """Work rows through, or go on with that; returns all of the folder, in order."""
     done = done_keys(folder / "rows")
     past = PastAttempts(folder / "steps", spec.workload.max_attempts, done)
-    async with opened(spec, folder, url) as team:
+    async with opened(spec, folder, url, apps=apps) as team:
         await team.run(map(past.resumed, (one for one in rows if one.key not in done)))
     return written(folder)
 
