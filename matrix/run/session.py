@@ -15,7 +15,17 @@ from matrix.cluster.ray import RayCluster, connect
 from matrix.models.source import ResolvedModel
 from matrix.run.console import Console, log
 from matrix.run.stop import undisturbed
-from matrix.spec import SERVICES, AppSpec, ClusterSpec, GatewayEngine, LocalCluster, OpenAIEngine, RunSpec, SlurmCluster
+from matrix.spec import (
+    SERVICES,
+    AppSpec,
+    ClusterSpec,
+    ContainerEngine,
+    GatewayEngine,
+    LocalCluster,
+    OpenAIEngine,
+    RunSpec,
+    SlurmCluster,
+)
 
 if TYPE_CHECKING:
     from matrix.apps.deploy import App
@@ -164,9 +174,11 @@ class Session:
     def _served(self, spec: RunSpec, app: str, waited_s: float, engine_s: float) -> Served:
         from matrix.apps.lookup import door_addresses, find_app, wait_for_urls
 
-        name, grpc = self._used[app], spec.workload.use_grpc
+        name, engine = self._used[app], spec.all_apps()[app].engine
+        # Containers are asked for by HTTP only.
+        grpc = spec.workload.use_grpc and not isinstance(engine, ContainerEngine)
         began = time.monotonic()
-        found = wait_for_urls(name, spec.all_apps()[app].engine.start_timeout_s, grpc=grpc)
+        found = wait_for_urls(name, engine.start_timeout_s, grpc=grpc)
         waited_s += time.monotonic() - began
         door = None if grpc else door_addresses()
         front_door = f"{door['url']}/{name}/v1" if door else None

@@ -197,3 +197,38 @@ def test_a_team_and_a_pipeline(file: Path) -> None:
 def test_neither(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing is to be done with the rows"):
         compose_spec(["tracker=none", "engine=openai", "engine.api_key_env=null", "pipeline=null"])
+
+
+BOX = ("+engine@apps.box.engine=container", "++apps.box.engine.images.host=host")
+SHELL = ("agents.roles.writer.tools=[shell]", "agents.tools.shell.kind=container", "agents.tools.shell.image=host")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "agents.tools.shell.app=box: no such app (apps.box.engine=container makes it)"),
+        (["+engine@apps.box.engine=sandbox"], "agents.tools.shell.app=box: is an app with engine=sandbox (apps.box.en"),
+        ([*BOX, "agents.tools.shell.image=hosd"], "agents.tools.shell.image=hosd: the app has no such image (apps.box"),
+        ([*BOX, "agents.tools.shell.image='{{ x '"], "agents.tools.shell.image={{ x : not a valid Jinja template"),
+        (
+            [*BOX, "agents.roles.writer.app=box"],
+            "agents.roles.writer.app=box: serves no model, but is an app with engi",
+        ),
+    ],
+)
+def test_tools_that_are_apps(file: Path, overrides: list[str], said: str) -> None:
+    (problem,) = problems(file, *WHOLE, *SHELL, *overrides)
+    assert problem.startswith(said)
+
+
+def test_a_sandbox_has_the_language(file: Path) -> None:
+    sandbox = ("+engine@apps.code.engine=sandbox", "agents.tools.run.kind=sandbox", "agents.roles.writer.tools=[run]")
+    assert problems(file, *WHOLE, *sandbox) == []
+    (problem,) = problems(file, *WHOLE, *sandbox, "agents.tools.run.language=pyton")
+    assert problem == "agents.tools.run.language=pyton: the app has no such language (did you mean python?)"
+
+
+def test_tools_whose_apps_are_there(file: Path) -> None:
+    assert problems(file, *WHOLE, *SHELL, *BOX) == []
+    for known in ("agents.tools.shell.image='{{ question }}'", "++apps.box.engine.images={*: 'images/{name}'}"):
+        assert problems(file, *WHOLE, *SHELL, *BOX, known) == []
