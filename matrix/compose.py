@@ -44,6 +44,8 @@ _NO_GROUP = re.compile(r"(?P<group>pipeline|agents|recipes)=null")
 _SUBMITIT = re.compile(r"hydra_plugins\.hydra_submitit_launcher\..*\.(?P<executor>\w+)Launcher")
 # A path that Hydra takes without quotes.
 _PLAIN_PATH = re.compile(r"[\w./+-]+")
+# Groups of apps that stand in conf/config.yaml without an option, so that pipelines can bring one along.
+_SLOTS = {"engine@apps.code.engine"}
 _APP_GROUP = re.compile(r"apps\.(?P<app>[^.=]+)\.(?P<group>engine|model)=(?P<options>[^{\[].*)")
 
 
@@ -63,7 +65,8 @@ def open_mappings(arguments: Iterable[str]) -> list[str]:
 
 def _opened(argument: str) -> str:
     if found := _APP_GROUP.fullmatch(argument):
-        return f"+{found['group']}@apps.{found['app']}.{found['group']}={found['options']}"
+        group = f"{found['group']}@apps.{found['app']}.{found['group']}"
+        return f"{'' if group in _SLOTS else '+'}{group}={found['options']}"
     if found := _NO_GROUP.fullmatch(argument):
         return f"~{found['group']}"
     return f"++{argument}" if _OPEN.match(argument) else argument

@@ -30,7 +30,7 @@ from matrix.data.readers import BadRow
 from matrix.data.rows import AgentRow, Entry, Example, Row, RowError, Score
 from matrix.data.work import Work
 from matrix.errors import DataError
-from matrix.pipelines.prompt import compile_template
+from matrix.pipelines.references import References
 from matrix.pipelines.scoring_pool import ScoringPool
 from matrix.spec import RunSpec
 from matrix.spec.agents import AgentsSpec
@@ -94,10 +94,7 @@ class Team:
             )
             for name, handles in actors.items()
         }
-        self._references = {
-            scorer.label: compile_template(scorer.reference, f"agents.scorers.{number}.reference")
-            for number, scorer in enumerate(agents.scorers)
-        }
+        self._references = References(agents.scorers, "agents.scorers")
         limit = spec.workload.max_in_flight
         self._most = max(1, limit // share) if limit else None
         self._folder, self._writer = run_dir / "steps", writer
@@ -251,10 +248,10 @@ class Team:
         Raises:
             DataError: There is no such scorer, or the row has no reference for it.
         """
-        if label not in self._references:
-            names = ", ".join(self._references) or "none"
+        if label not in self._references.labels:
+            names = ", ".join(self._references.labels) or "none"
             raise DataError(f"there is no scorer {label!r} in agents.scorers ({names})")
-        references = {label: self._references[label].render(example)}
+        references = self._references.render(example, [label])
         self._scoring.check(references)
         return (await self._scoring.score([text], references))[label]
 

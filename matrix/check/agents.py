@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from matrix.agents.toolbox import Toolbox
 from matrix.check.problems import is_installed, not_installed
 from matrix.errors import ConfigError, Problem, did_you_mean
 from matrix.pipelines.prompt import compile_template
+from matrix.pipelines.references import References
 from matrix.spec import AgentsSpec, AppSpec, ContainerEngine, SamplingSpec, SandboxEngine, ServiceEngine
 from matrix.spec.agents import ContainerTool, RoleSpec, SandboxTool
 from matrix.spec.services import ANY
@@ -32,8 +32,7 @@ def check_agents(agents: AgentsSpec, sampling: SamplingSpec, apps: dict[str, App
         problems += _raised(lambda: compile_route(agents, loader))
     for name, role in agents.named.items():
         problems += _check_role(name, role, agents, loader, sampling, apps)
-    for number, scorer in enumerate(agents.scorers):
-        problems += _raised(partial(compile_template, scorer.reference, f"agents.scorers.{number}.reference"))
+    problems += _raised(lambda: References(agents.scorers, "agents.scorers"))
     problems += _raised(lambda: Toolbox(agents.tools, loader.find))
     for name, tool in agents.service_tools.items():
         problems += _check_service_tool(f"agents.tools.{name}", name, tool, apps)

@@ -8,7 +8,8 @@ from matrix.check.problems import is_installed, not_installed
 from matrix.data.sources import check_dataset
 from matrix.errors import ConfigError, Problem
 from matrix.pipelines.executions import ExecutionBuilder
-from matrix.pipelines.prompt import compile_prompt, compile_template
+from matrix.pipelines.prompt import compile_prompt
+from matrix.pipelines.references import References
 from matrix.spec import (
     SERVICES,
     AgentsSpec,
@@ -76,11 +77,10 @@ def check_pipeline(pipeline: PipelineSpec | None) -> list[Problem]:
             compile_prompt(pipeline)
     except ConfigError as error:
         problems += error.problems
-    for number, scorer in enumerate(pipeline.scorers):
-        try:
-            compile_template(scorer.reference, f"pipeline.scorers.{number}.reference")
-        except ConfigError as error:
-            problems += error.problems
+    try:
+        References(pipeline.scorers, "pipeline.scorers")
+    except ConfigError as error:
+        problems += error.problems
     return problems
 
 

@@ -68,7 +68,7 @@ def row_schema(*, team: bool = False) -> Any:
         "executed": pa.string(),
     }
     error = {"type": pa.string(), "message": pa.string(), "attempts": pa.int32(), "traceback": pa.string()}
-    score = {"scorer": pa.string(), "values": pa.list_(pa.float64()), "answers": texts}
+    score = {"scorer": pa.string(), "values": pa.list_(pa.float64()), "answers": texts, "statuses": texts}
     entry = {
         "agent": pa.string(),
         "text": pa.string(),

@@ -94,10 +94,12 @@ class Score:
     Attributes:
         values: 0 to 1 each; 1 is right.
         answers: The answer that was read from the text, in a form that can be compared; None where none could be read.
+        statuses: Of answers that were run: what came of each, in a word; `answers` then says it in a line.
     """
 
     values: list[float]
     answers: list[str | None]
+    statuses: list[str] | None = None
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from matrix.data.rows import Example, Row, RowError
 from matrix.data.work import Work
 from matrix.errors import DataError, RequestError
 from matrix.pipelines.executions import ExecutionBuilder
-from matrix.pipelines.prompt import compile_template
+from matrix.pipelines.references import References
 from matrix.pipelines.requests import RequestBuilder
 from matrix.pipelines.scoring_pool import ScoringPool
 from matrix.spec import ExecuteSpec, PipelineSpec, RunSpec
@@ -53,10 +53,7 @@ class Generate:
         else:
             self._requests = RequestBuilder(pipeline, spec.sampling)
             self._ask = client.complete if pipeline.api == "completions" else client.chat
-        self._references = {
-            scorer.label: compile_template(scorer.reference, f"pipeline.scorers.{number}.reference")
-            for number, scorer in enumerate(pipeline.scorers)
-        }
+        self._references = References(pipeline.scorers, "pipeline.scorers")
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,7 +124,8 @@ class Generate:
     async def _row(self, example: Example, trial: int) -> Row:
         body: dict[str, Any] = {}
         try:
-            references = self._render_references(example) if self._references else {}
+            references = self._references.render(example)
+            self._scoring.check(references)
             body = {"model": self._spec.model.name, **self._requests.build(example)}
             if isinstance(self._requests, RequestBuilder):
                 body["seed"] = body.get("seed", self._spec.seed) + trial
@@ -141,8 +139,3 @@ class Generate:
             failure = RowError(error.kind, str(error), error.attempts)
             return Row(example.id, example.index, trial, "error", body, error=failure)
         return Row(example.id, example.index, trial, "ok", body, response=response, scores=scores)
-
-    def _render_references(self, example: Example) -> dict[str, str]:
-        references = {label: template.render(example) for label, template in self._references.items()}
-        self._scoring.check(references)
-        return references

@@ -6,12 +6,14 @@ Rows come one at a time and in order, and are not kept: memory is the same for a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from matrix.data.rows import AgentRow, Response, Row, RowKey
 from matrix.pipelines.summary import Summary
 from matrix.pipelines.tally import Latencies, ScorerTally
 from matrix.pipelines.team_tally import TeamTally
+
+_NONE: Mapping[str, Sequence[int]] = {}
 
 
 class Summariser:
@@ -20,8 +22,8 @@ class Summariser:
     When the index moves on a question is over, and only sums of it stay.
     """
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        """Starts with no rows; `labels` are the scorers to sum up."""
+    def __init__(self, labels: Sequence[str], pass_at: Mapping[str, Sequence[int]] = _NONE) -> None:
+        """Starts with no rows; see `summarise`."""
         self._last = RowKey(-1, -1)
         self._ok = 0
         self._errors: Counter[str] = Counter()
@@ -36,7 +38,7 @@ class Summariser:
         self._lost = 0
         """Rows of the present question that ended in an error."""
         self._team: TeamTally | None = None
-        self._scorers = {label: ScorerTally() for label in labels}
+        self._scorers = {label: ScorerTally(pass_at.get(label)) for label in labels}
 
     def add(self, row: Row) -> None:
         """Counts one row.
@@ -119,13 +121,18 @@ class Summariser:
         self._latencies.add(response.latency_s)
 
 
-def summarise(rows: Iterable[Row], labels: Sequence[str]) -> Summary:
-    """Sums up rows in order of (index, trial), as `read_rows` gives them; `labels` are the scorers to sum up.
+def summarise(rows: Iterable[Row], labels: Sequence[str], pass_at: Mapping[str, Sequence[int]] = _NONE) -> Summary:
+    """Sums up rows in order of (index, trial), as `read_rows` gives them.
+
+    Args:
+        rows: The rows.
+        labels: The scorers to sum up.
+        pass_at: By scorer the k of its pass@k; where it isn't there 1, 2, 4, ... and the number of samples.
 
     Raises:
         ValueError: The rows come in another order, or one comes twice.
     """
-    summariser = Summariser(labels)
+    summariser = Summariser(labels, pass_at)
     for row in rows:
         summariser.add(row)
     return summariser.summary()

@@ -35,7 +35,7 @@ def program(text: str, *, context: str = "", entry_point: str = "", test: str = 
 
     Of several code blocks the last one counts that defines what is wanted; else, as the rest of `context`, the first.
     Without any block the answer is code as a whole, prose before and after it aside. What follows the function that an
-    answer goes on with is left out, as in Chen et al. 2021 (arXiv:2107.03374, the stop sequences of section 2.1).
+    answer goes on with is left out, as in Chen et al. 2021 (arXiv:2107.03374).
 
     Args:
         text: The model's answer.
@@ -51,7 +51,7 @@ def program(text: str, *, context: str = "", entry_point: str = "", test: str = 
         return None
     entry_point = entry_point or last_defined(context)
     wanted = {entry_point} if entry_point else set(_NAME.findall(test))
-    if context and text.lstrip("\n")[:1] in {" ", "\t"}:
+    if context and text.lstrip("\n").startswith(("  ", "\t")):
         return context + _up_to(text, _closes)
     blocks = [_outdented(found) for found in _FENCED.finditer(text) if found["label"].lower() in _PYTHON]
     whole = next((block for block in reversed(blocks) if wanted & _defined(block)), None)

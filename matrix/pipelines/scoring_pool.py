@@ -20,12 +20,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 from matrix.data.rows import Score
 from matrix.errors import AppError
+from matrix.pipelines.code import check_test, score_code
+from matrix.pipelines.references import CodeTest, Reference
 from matrix.pipelines.scorers import SCORERS, UNREAD, Verdict, to_score
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
+    from matrix.client.http import ModelClient
     from matrix.spec.workload import ScorerSpec
+
+_NO_CLIENTS: Mapping[str, ModelClient] = {}
 
 START_LIMIT_S = 120
 """Seconds that a worker may take to start; a second or two on an idle machine, most of it importing SymPy."""
@@ -48,16 +53,24 @@ class ScoringPool:
         timed_out: Texts that got no verdict because judging them took too long, or too much memory.
     """
 
-    def __init__(self, scorers: Sequence[ScorerSpec], workers: int = 1, timeout_s: float = 10) -> None:
+    def __init__(
+        self,
+        scorers: Sequence[ScorerSpec],
+        workers: int = 1,
+        timeout_s: float = 10,
+        clients: Mapping[str, ModelClient] = _NO_CLIENTS,
+    ) -> None:
         """Prepares a pool; nothing runs yet.
 
         Args:
             scorers: Scorers by label.
             workers: Processes for the scorers that may hang.
             timeout_s: Seconds that judging one text may take there.
+            clients: By app, for programs; whoever made them opens and closes them.
         """
         self.timed_out = 0
         self._kinds = {scorer.label: scorer.kind for scorer in scorers}
+        self._clients = clients
         self._workers = workers
         self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(workers)
@@ -65,7 +78,7 @@ class ScoringPool:
 
     async def __aenter__(self) -> Self:
         """Starts the workers, if a scorer needs them."""
-        if any(SCORERS[kind].killable for kind in self._kinds.values()):
+        if any(kind in SCORERS and SCORERS[kind].killable for kind in self._kinds.values()):
             self._pool = self._start_workers()
         return self
 
@@ -75,30 +88,42 @@ class ScoringPool:
             await asyncio.to_thread(_stop_workers, self._pool)
             self._pool = None
 
-    async def score(self, texts: Sequence[str], references: Mapping[str, str]) -> dict[str, Score]:
-        """Judges the answers of one row with every scorer.
+    async def score(self, texts: Sequence[str], references: Mapping[str, Reference]) -> dict[str, Score]:
+        """Judges the answers of one row.
 
         Args:
             texts: The row's answers.
-            references: The rendered reference of each scorer, by label.
+            references: The rendered reference of each scorer that is wanted, by label.
 
         Returns:
             A score by label; value 0 and answer None for a text that took too long.
 
         Raises:
             DataError: A reference holds no answer.
+            RequestError: An app did not run a program.
             AppError: Workers don't start, or die as soon as they did.
         """
-        return {label: await self._score(kind, texts, references[label]) for label, kind in self._kinds.items()}
+        return {
+            label: await self._run(texts, reference)
+            if isinstance(reference, CodeTest)
+            else await self._score(self._kinds[label], texts, reference)
+            for label, reference in references.items()
+        }
 
-    def check(self, references: Mapping[str, str]) -> None:
+    def check(self, references: Mapping[str, Reference]) -> None:
         """Checks that the references of a row hold answers, so that no request is paid for in vain.
 
         Raises:
             DataError: One doesn't.
         """
-        for label, kind in self._kinds.items():
-            SCORERS[kind].gold(references[label])
+        for label, reference in references.items():
+            if isinstance(reference, CodeTest):
+                check_test(reference)
+            else:
+                SCORERS[self._kinds[label]].gold(reference)
+
+    async def _run(self, texts: Sequence[str], test: CodeTest) -> Score:
+        return await score_code(self._clients[test.scorer.app], texts, test)
 
     async def _score(self, kind: str, texts: Sequence[str], reference: str) -> Score:
         scorer = SCORERS[kind]

@@ -39,12 +39,14 @@ class ScorerSummary:
         stderr: Its standard error, clustered by question: samples of one question are no independent draws (Miller
             2024, "Adding Error Bars to Evals", arXiv:2411.00640). None for fewer than 2 questions.
         accuracy_errors_as_wrong: Accuracy if each sample lost to an error were wrong; None if there are no errors.
-        pass_at: pass@k by k, for 1, 2, 4, ... and `k` itself: the chance that one of k samples is right (value 1),
-            in the mean over the questions that have k samples.
+        pass_at: pass@k by k, for those that are asked for, else for 1, 2, 4, ... and `k` itself: the chance that one of
+            k samples is right (value 1), in the mean over the questions that have k samples.
         maj_at_k: Value of the answer that most samples of a question give, in the mean over questions. Only answers
-            that could be read vote; where several lead it is the mean of theirs, where there is none it is 0.
+            that could be read vote; where several lead it is the mean of theirs, where there is none it is 0. None
+            where answers are run, not compared.
         unparsed: Samples whose answer could not be read.
         unscored: Answered rows that lack this scorer; they count nowhere else.
+        statuses: Of answers that were run: how many ended in which way, most frequent first.
     """
 
     questions: int
@@ -58,6 +60,7 @@ class ScorerSummary:
     maj_at_k: float | None
     unparsed: int
     unscored: int
+    statuses: dict[str, int] = field(default_factory=dict)
 
     @property
     def unparsed_share(self) -> float | None:
@@ -72,10 +75,11 @@ class ScorerSummary:
         if self.k:
             figures[f"avg@{self.k}"] = self.accuracy
             figures |= {f"pass@{k}": value for k, value in self.pass_at.items()}
-            figures[f"maj@{self.k}"] = self.maj_at_k
+            if self.maj_at_k is not None:
+                figures[f"maj@{self.k}"] = self.maj_at_k
         counts = {name: getattr(self, name) for name in ("questions", "samples", "k", "incomplete")}
         unread = {"unparsed": self.unparsed, "unparsed_share": self.unparsed_share, "unscored": self.unscored}
-        return figures | counts | unread
+        return figures | counts | unread | ({"statuses": self.statuses} if self.statuses else {})
 
 
 @dataclass(frozen=True, slots=True)

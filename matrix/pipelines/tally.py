@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -68,10 +69,13 @@ class _Questions:
         accuracy: Mean of the samples of each.
         spread: The same, for the error bar.
         majority: Value of the answer that most of its samples give.
-        passes: pass@k by k. Each question adds those for 1, 2, 4, ... and its own number of samples. So k that are no
-            powers of two hear from questions of that size only, which is right for the largest, the one that counts.
+        draws: The k of pass@k, as far as a question has so many samples; None: each question adds those for 1, 2, 4,
+            ... and its own number of samples. So k that are no powers of two hear from questions of that size only,
+            which is right for the largest, the one that counts.
+        passes: pass@k by k.
     """
 
+    draws: tuple[int, ...] | None = None
     totals: defaultdict[tuple[int, int], Mean] = field(default_factory=partial(defaultdict, Mean))
     accuracy: Mean = field(default_factory=Mean)
     spread: Spread = field(default_factory=Spread)
@@ -86,7 +90,7 @@ class _Questions:
             self.accuracy.add(question.total / samples)
             self.spread.add(question.total / samples)
             self.majority.add(question.majority)
-            for k, chance in _passes(samples, question.right):
+            for k, chance in _passes(samples, question.right, self.draws):
                 self.passes[k].add(chance)
 
     def accuracy_errors_as_wrong(self, samples_per_row: int) -> float:
@@ -95,11 +99,17 @@ class _Questions:
 
 
 class ScorerTally:
-    """One scorer's samples, by question."""
+    """One scorer's samples, by question.
 
-    def __init__(self) -> None:
+    Args:
+        draws: The k of pass@k; None: 1, 2, 4, ... and the number of samples.
+    """
+
+    def __init__(self, draws: Sequence[int] | None = None) -> None:
+        self._draws = None if draws is None else tuple(sorted(set(draws)))
         self._question = _Question()
-        self._over = _Questions()
+        self._over = _Questions(self._draws)
+        self._statuses: Counter[str] = Counter()
         self._samples_per_row = 1
         self._unparsed = 0
         self._unscored = 0
@@ -111,8 +121,10 @@ class ScorerTally:
             return
         self._samples_per_row = max(self._samples_per_row, len(score.values))
         self._unparsed += score.answers.count(None)
+        self._statuses.update(score.statuses or ())
         for value, answer in zip(score.values, score.answers, strict=True):
-            self._question.add(value, answer)
+            # What came of a program is no answer that others could agree with.
+            self._question.add(value, None if score.statuses else answer)
 
     def end_question(self, lost: int) -> None:
         """Start the next question; `lost` rows of the present one ended in an error."""
@@ -138,10 +150,11 @@ class ScorerTally:
             accuracy=questions.accuracy.value if k else None,
             stderr=questions.spread.stderr,
             accuracy_errors_as_wrong=questions.accuracy_errors_as_wrong(self._samples_per_row) if errors else None,
-            pass_at={draws: questions.passes[draws].value for draws in _powers_of_two_and(k)},
-            maj_at_k=questions.majority.value if k else None,
+            pass_at={draws: questions.passes[draws].value for draws in _up_to(k, self._draws)},
+            maj_at_k=questions.majority.value if k and not self._statuses else None,
             unparsed=self._unparsed,
             unscored=self._unscored,
+            statuses=dict(self._statuses.most_common()),
         )
 
 
@@ -183,11 +196,13 @@ class Latencies:
 
 
 @lru_cache(maxsize=1024)
-def _passes(samples: int, right: int) -> list[tuple[int, float]]:
+def _passes(samples: int, right: int, draws: tuple[int, ...] | None) -> list[tuple[int, float]]:
     """Pass@k of one question, by k. Most questions of a run have the same few shapes."""
-    return [(k, pass_at_k(samples, right, k)) for k in _powers_of_two_and(samples)]
+    return [(k, pass_at_k(samples, right, k)) for k in _up_to(samples, draws)]
 
 
-def _powers_of_two_and(k: int) -> list[int]:
-    """1, 2, 4, ... below k, and k; nothing for k = 0."""
+def _up_to(k: int, draws: tuple[int, ...] | None) -> list[int]:
+    """Those of `draws` that are at most k; without any 1, 2, 4, ... below k, and k; nothing for k = 0."""
+    if draws is not None:
+        return [draw for draw in draws if draw <= k]
     return [*(2**power for power in range(max(k - 1, 0).bit_length())), *([k] if k else [])]

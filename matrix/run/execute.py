@@ -253,7 +253,9 @@ class _Run:
         with self._console.stage("Writing all rows in order and summing up"):
             write_sorted(self._dir.rows, self._dir.all_rows(self._spec.run.rows))
             self._dir.drop_results(but=self._spec.run.rows)
-            totals = summarise(self._sampled(), [scorer.label for scorer in self._spec.scorers])
+            scorers = self._spec.scorers
+            pass_at = {scorer.label: scorer.pass_at for scorer in scorers if scorer.pass_at is not None}
+            totals = summarise(self._sampled(), [scorer.label for scorer in scorers], pass_at)
         time_s = {
             "total": round(time.monotonic() - self._began, 3),
             "until_ready": round(served.waited_s, 3) if served else 0.0,

@@ -44,6 +44,8 @@ def _score_lines(score: Mapping[str, Any]) -> list[tuple[str, str]]:
         elif "@" in key and score["k"] > 1:
             lines.append((key, f"{value:.4f}"))
     lines.append(("unparsed", f"{score['unparsed']} of {score['samples']}"))
+    if "statuses" in score:
+        lines.append(("statuses", ", ".join(f"{status} {count}" for status, count in score["statuses"].items())))
     return lines
 
 

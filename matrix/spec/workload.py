@@ -53,18 +53,57 @@ class Message(Spec):
     content: str
 
 
-class ScorerSpec(Spec):
-    """How an answer is judged. `reference` is a Jinja template over the row's columns."""
-
-    kind: Literal["number", "math", "exact", "contains", "choice"]
+class _Scorer(Spec):
+    kind: str
     name: str | None = None
     """Name in rows and summary; None: the kind."""
     reference: str
+    """What an answer is judged by; a Jinja template over the row's columns."""
+    pass_at: list[Annotated[int, Field(gt=0)]] | None = None
+    """The k of pass@k, as far as there are so many samples; None: 1, 2, 4, ... and their number."""
 
     @property
     def label(self) -> str:
         """Name of the scorer in rows and summary."""
         return self.name or self.kind
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """Its templates, by field."""
+        return {"reference": self.reference}
+
+
+class TextScorerSpec(_Scorer):
+    """An answer is read and compared with `reference`."""
+
+    kind: Literal["number", "math", "exact", "contains", "choice"]
+
+
+class CodeScorerSpec(_Scorer):
+    """An answer is a program; `reference` is Python code that tests it, in a sandbox of its own."""
+
+    kind: Literal["code"]
+    context: str = ""
+    """What the answer goes on from, such as the head of a function; a template, as are the next two."""
+    entry_point: str = ""
+    """Name of the function that is asked for; empty: the last one of `context`, else whatever the test names."""
+    prelude: str = ""
+    """Code before the test, such as imports."""
+    app: str = "code"
+    """The app with `engine=sandbox` that runs both."""
+    timeout_s: float | None = Field(default=None, gt=0)
+    """Seconds that a program and its test may take; None: the app's own."""
+    memory_mb: int | None = Field(default=None, gt=0)
+    """Memory of a program; None: the app's own."""
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """Its templates, by field."""
+        return {name: getattr(self, name) for name in ("reference", "context", "entry_point", "prelude")}
+
+
+ScorerSpec = Annotated[TextScorerSpec | CodeScorerSpec, Field(discriminator="kind")]
+"""How an answer is judged."""
 
 
 class GenerateSpec(Spec):

@@ -57,6 +57,7 @@ ANSWERS = {
     "usage in a block after it": f"```python\n{WHOLE}```\nUse it:\n```python\nprint(wanted([1]))\n```",
     "a shell block before it": f"```bash\npip install numpy\n```\n```python\n{WHOLE}```",
     "thought about it": f"<think>\n```python\ndef wanted(n): return 0\n```\n</think>\n```python\n{WHOLE}```",
+    "a space before it": f" Here it is:\n```python\n{WHOLE}```",
     "windows lines": f"```python\r\n{WHOLE}```".replace("\n", "\r\n"),
 }
 
