@@ -18,14 +18,11 @@ from matrix.sandbox.outcome import outcome
 from matrix.sandbox.worker import Worker, WorkerDiedError
 from matrix.spec.services import SandboxEngine
 
-Json = dict[str, Any]
-
 _LOG = logging.getLogger(__name__)
 MAIN = r"\bmain\.\w+"
 """In the command of a language: the file that its code is written to."""
 _TRIES = 2
 """Workers that a program may take along."""
-_JUDGE_S = 1.0
 _PAUSE_S = 1.0
 """Before a worker is started again that could not be."""
 
@@ -100,7 +97,7 @@ class Sandbox:
             RefusedError: It can't be run as it is asked for.
             SandboxBusyError: `engine.max_queue` programs wait already.
         """
-        programs, timeout_s = self._programs(execution)
+        asked, timeout_s = self._asked(execution)
         began = time.perf_counter()
         queue_s: float | None = None
         for _ in range(_TRIES):
@@ -108,7 +105,7 @@ class Sandbox:
             if queue_s is None:
                 queue_s = time.perf_counter() - began
             # A task of its own: the worker is used again only when it is done with the program.
-            run = asyncio.get_running_loop().create_task(self._run(worker, programs, timeout_s))
+            run = asyncio.get_running_loop().create_task(self._run(worker, asked, timeout_s))
             self._tasks.add(run)
             run.add_done_callback(self._tasks.discard)
             try:
@@ -121,10 +118,10 @@ class Sandbox:
             return outcome(execution, answers).model_copy(update={"queue_s": queue_s})
         return outcome(execution, [None, None]).model_copy(update={"queue_s": queue_s or 0.0})
 
-    async def _run(self, worker: Worker, programs: list[Json], timeout_s: float) -> list[Json | None]:
+    async def _run(self, worker: Worker, asked: dict[str, Any], timeout_s: float) -> list[dict[str, Any] | None]:
         self.running += 1
         try:
-            answers = await worker.run(programs, timeout_s)
+            answers = await worker.run(dict(asked), timeout_s)
         except BaseException:
             self._bury(worker)
             raise
@@ -193,8 +190,8 @@ class Sandbox:
             else:
                 return
 
-    def _programs(self, execution: Execution) -> tuple[list[Json], float]:
-        """What a worker takes for it, and the seconds that all of it may take."""
+    def _asked(self, execution: Execution) -> tuple[dict[str, Any], float]:
+        """What a worker takes for it."""
         engine = self._engine
         timeout_s = self._limited("timeout", execution.timeout, engine.timeout_s, engine.max_timeout_s)
         memory_mb = self._limited("memory", execution.memory, engine.memory_mb, engine.max_memory_mb)
@@ -204,35 +201,32 @@ class Sandbox:
                 raise RefusedError(f"files: {name!r} is no path in the program's folder")
         if any("\0" in text for text in execution.args):
             raise RefusedError("args: an argument can't hold the character 0")
-        limits: Json = {
+        limits = {"RLIMIT_NPROC": engine.processes, "RLIMIT_CPU": int(timeout_s) + 2}
+        asked: dict[str, Any] = {
+            "timeout": timeout_s,
             "memory_mb": int(memory_mb),
             "disk_mb": engine.disk_mb,
             "output": engine.output_kb << 10,
-            "limits": {"RLIMIT_NPROC": engine.processes, "RLIMIT_CPU": int(timeout_s) + 2},
-        }
-        program = {
-            **limits,
-            "timeout": timeout_s,
+            "limits": limits,
             "args": execution.args,
             "stdin": execution.stdin,
             "outputs": execution.outputs,
             "files": execution.model_dump(include={"files"})["files"],
-            **self._code(execution),
+            **self._program(execution),
         }
-        if execution.test is None:
-            return [program], timeout_s
-        judge = {name: getattr(execution, name) for name in ("test", "entry_point", "prelude")}
-        # Longer than the other one, so that it sees why that ended.
-        judging_s = timeout_s + _JUDGE_S
-        return [{**program, "kind": "candidate"}, {**limits, **judge, "kind": "judge", "timeout": judging_s}], judging_s
+        return asked, timeout_s
 
-    def _code(self, execution: Execution) -> Json:
+    def _program(self, execution: Execution) -> dict[str, Any]:
         command = self._engine.languages.get(execution.language)
         if command is None:
             known = ", ".join(self._engine.languages)
             raise RefusedError(f"language: {execution.language!r} is none of {known} (engine.languages)")
         if command == "python":
-            return {"kind": "python", "code": execution.code}
+            program: dict[str, Any] = {"kind": "python", "code": execution.code}
+            if execution.test is not None:
+                names = ("test", "entry_point", "prelude")
+                program["test"] = {name: getattr(execution, name) for name in names}
+            return program
         if execution.test is not None:
             raise RefusedError(f"test: only Python programs can be judged, not {execution.language}")
         main = re.search(MAIN, command)

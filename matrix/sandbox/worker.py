@@ -8,10 +8,9 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from matrix.errors import AppError
@@ -19,8 +18,6 @@ from matrix.sandbox import jail
 from matrix.sandbox.cgroups import make_cgroup
 from matrix.sandbox.filter import compiled
 from matrix.spec.services import SandboxEngine
-
-Json = dict[str, Any]
 
 START_S = 60.0
 """Seconds until a worker that doesn't get ready is given up."""
@@ -47,7 +44,7 @@ class Worker:
         self._engine = engine
         self._cgroup = make_cgroup(2 * engine.processes + _OWN_PROCESSES)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socket.socketpair()
         entrances = self._cgroup.entrances() if self._cgroup else []
         self._process = subprocess.Popen(
             jail.command(engine, entrances),
@@ -59,7 +56,6 @@ class Worker:
         )
         theirs.close()
         self._ours = ours
-        ours.setblocking(False)
         self.memory_mb: int | None = None
         self._kills = 0
 
@@ -69,6 +65,7 @@ class Worker:
         Raises:
             AppError: It ended instead, with its last words.
         """
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._ours, limit=1 << 20)
         settings = {
             "preload": self._engine.preload,
             "filter": compiled().hex(),
@@ -81,40 +78,39 @@ class Worker:
         except (TimeoutError, WorkerDiedError):
             raise AppError(f"The sandbox can't be set up on this machine: {self._last_words()}") from None
 
-    async def run(self, programs: Sequence[Json], timeout_s: float) -> list[Json | None]:
-        """Have a program run, or one and what judges it; both are ended if this is cancelled, or by `interrupt`.
+    async def run(self, asked: dict[str, Any], timeout_s: float) -> list[dict[str, Any] | None]:
+        """Have a program run; one that is cancelled is ended.
 
         Args:
-            programs: What `inside/supervisor.py` takes.
-            timeout_s: Seconds that they may take.
+            asked: What `inside/zygote.py` takes.
+            timeout_s: Seconds that it may take.
 
         Returns:
-            What their supervisors say; None for one that was ended itself.
+            What the supervisors of the program, and of its test, say; None for one that was ended itself.
 
         Raises:
             WorkerDiedError: So the worker did, and isn't usable any more.
         """
-        self._limit(sum(program["memory_mb"] for program in programs))
-        with ExitStack() as opened:
-            answers = []
-            descriptors = []
-            for program in programs:
-                request = _file(opened, {**program, "watch_memory": self._cgroup is None})
-                answers.append(_file(opened))
-                descriptors += [request, answers[-1]]
-            try:
-                async with asyncio.timeout(timeout_s + _LATE_S):
-                    self._send({"timeout": timeout_s}, descriptors)
-                    await self._receive()
-            except TimeoutError:
-                raise WorkerDiedError("the worker hangs") from None
-            return self._told([_content(answer) for answer in answers])
+        if self._cgroup is not None:
+            self._limit(asked["memory_mb"], programs=2 if "test" in asked else 1)
+        asked["watch_memory"] = self._cgroup is None
+        try:
+            async with asyncio.timeout(timeout_s + _LATE_S):
+                self._send(asked)
+                answers: list[dict[str, Any] | None] = await self._receive()
+        except TimeoutError:
+            raise WorkerDiedError("the worker hangs") from None
+        if self._cgroup is not None and (kills := self._cgroup.kills()) > self._kills:
+            self._kills = kills
+            for answer in answers:
+                # Whatever the program made of it.
+                if answer is not None and "broken" not in answer:
+                    answer["why"] = answer["why"] or "memory"
+        return answers
 
     def interrupt(self) -> None:
-        """End the programs that it runs."""
-        # It may have died meanwhile.
-        with contextlib.suppress(WorkerDiedError):
-            self._send({})
+        """End the program that it runs."""
+        self._send({})
 
     def end(self) -> None:
         """End it and all that is in it; returns when they are gone."""
@@ -122,6 +118,8 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        if hasattr(self, "_writer"):
+            self._writer.close()
         self._ours.close()
         self._log.close()
 
@@ -137,55 +135,24 @@ class Worker:
             else:
                 return
 
-    def _limit(self, programs_mb: int) -> None:
-        wanted = _OWN_MB + programs_mb
-        if self._cgroup is not None and self.memory_mb != wanted:
+    def _limit(self, memory_mb: int, programs: int) -> None:
+        wanted = _OWN_MB + programs * memory_mb
+        if self.memory_mb != wanted and self._cgroup is not None:
             self._cgroup.limit(wanted << 20)
             self.memory_mb = wanted
 
-    def _told(self, answers: list[Json | None]) -> list[Json | None]:
-        """The answers, with what the kernel ended for want of memory, whatever the programs made of that."""
-        if self._cgroup is not None and (kills := self._cgroup.kills()) > self._kills:
-            self._kills = kills
-            for answer in answers:
-                if answer is not None and "broken" not in answer:
-                    answer["why"] = answer["why"] or "memory"
-        return answers
+    def _send(self, message: dict[str, Any]) -> None:
+        body = json.dumps(message).encode()
+        self._writer.write(struct.pack("!I", len(body)) + body)
 
-    def _send(self, message: Json, descriptors: Sequence[int] = ()) -> None:
+    async def _receive(self) -> Any:
         try:
-            socket.send_fds(self._ours, [json.dumps(message).encode()], descriptors)
-        except OSError as error:
+            (size,) = struct.unpack("!I", await self._reader.readexactly(4))
+            return json.loads(await self._reader.readexactly(size))
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise WorkerDiedError("the worker is gone") from error
-
-    async def _receive(self) -> None:
-        try:
-            message = await asyncio.get_running_loop().sock_recv(self._ours, 64)
-        except OSError as error:
-            raise WorkerDiedError("the worker is gone") from error
-        if not message:
-            raise WorkerDiedError("the worker is gone")
 
     def _last_words(self) -> str:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it says nothing"
-
-
-def _file(opened: ExitStack, content: Json | None = None) -> int:
-    """A file in memory that nobody has a name for."""
-    number = os.memfd_create("matrix")
-    opened.callback(os.close, number)
-    if content is not None:
-        with os.fdopen(os.dup(number), "wb") as file:
-            file.write(json.dumps(content).encode())
-    return number
-
-
-def _content(file: int) -> Json | None:
-    """What a supervisor wrote; None if it didn't come to its end."""
-    try:
-        content: Json = json.loads(os.pread(file, os.fstat(file).st_size, 0))
-    except ValueError:
-        return None
-    return content

@@ -23,7 +23,7 @@ NOT_STARTED = 70
 """Exit code of a process that didn't get as far as its program."""
 
 
-def become(asked: Json, settings: Json, given: list[int], standard: list[int]) -> NoReturn:
+def become(asked: Json, settings: Json, given: list[socket.socket], standard: list[int]) -> NoReturn:
     """Be the program to its end; never returns.
 
     Args:
@@ -35,13 +35,15 @@ def become(asked: Json, settings: Json, given: list[int], standard: list[int]) -
     code = NOT_STARTED
     try:
         os.setsid()
-        numbers = [*standard, *given]
+        numbers = [*standard, *(one.fileno() for one in given)]
         # First above all that they go to.
         held = [fcntl.fcntl(number, fcntl.F_DUPFD, 10) for number in numbers]
         for place, number in enumerate(held):
             os.dup2(number, place)
         os.closerange(len(held), 1 << 16)
         channels = [socket.socket(fileno=3 + place) for place in range(len(given))]
+        for one in given:
+            one.detach()
         kernel.first_to_die()
         kernel.restrict({**settings["limits"], **asked["limits"]}, settings["filter"])
         code = _KINDS[asked["kind"]](asked, *channels)

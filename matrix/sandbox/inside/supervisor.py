@@ -9,6 +9,7 @@ import json
 import os
 import select
 import signal
+import socket
 import stat
 import time
 from typing import Any
@@ -23,19 +24,17 @@ MOST_FILES = 1000
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def supervise(request: int, answer: int, given: list[int], settings: Json, uid: int, gid: int) -> None:
+def supervise(asked: Json, settings: Json, given: list[socket.socket], answer: int, uid: int, gid: int) -> None:
     """Run one program and write what came of it.
 
     Args:
-        request: File of what is run: `kind` (`python`, `command`, `candidate`, `judge`) and its limits.
-        answer: File for the answer.
-        given: Sockets for the program.
+        asked: What is run: `kind` (`python`, `command`, `candidate`, `judge`) and its limits.
         settings: What all programs have in common.
+        given: Sockets for it.
+        answer: Descriptor of a pipe for the answer.
         uid: Who this process was before.
         gid: Its group.
     """
-    asked: Json = json.loads(os.pread(request, os.fstat(request).st_size, 0))
-    os.close(request)
     kernel.settle(uid, gid, asked["disk_mb"])
     os.chdir("/work")
     for name, content in {**asked.get("files", {}), **asked.get("main", {})}.items():
@@ -52,7 +51,7 @@ def supervise(request: int, answer: int, given: list[int], settings: Json, uid: 
     for number in (stdin, outputs[0][1], outputs[1][1]):
         os.close(number)
     for one in given:
-        os.close(one)
+        one.close()
     watched = _Watched(pid, [reading for reading, _ in outputs], asked)
     watched.until(began + asked["timeout"])
     wall_s = time.monotonic() - began

@@ -1,12 +1,9 @@
 """A warm interpreter in a sandbox, which forks for each program, and never runs one itself.
 
-It is asked over the socket that is its stdin, in messages of JSON. First come the settings, then one request after
-another, each answered before the next; what comes in between ends the programs that run. It ends with the socket.
-
-A request says how long it may take, and brings two descriptors for each of its programs: of a file with what is to be
-run, and of one for what came of it. Only the fork that runs it reads that: what the zygote had in its memory, later
-programs, and the one that a test judges, could find in theirs. This folder is a package of its own here (`inside`),
-with nothing but the standard library.
+It is asked over the socket that is its stdin: a length of 4 bytes and JSON, both ways. First come the settings, then
+one request after another, each answered before the next; what comes in between ends the program that runs. It ends with
+the socket. This folder is a package of its own there (`inside`), with nothing but the standard library: its memory is
+what programs begin with.
 """
 
 from __future__ import annotations
@@ -18,18 +15,19 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import time
+from typing import Any
 
 from . import kernel, supervisor
 
+Json = dict[str, Any]
+
 GRACE_S = 2.0
-"""Seconds after a request's time limit after which its supervisors are believed to hang."""
-JUDGED_S = 1.0
-"""Seconds that what is judged has to end when its judge is done."""
-MESSAGE = 1 << 16
-"""Bytes of a message at most."""
-_DESCRIPTORS = 4
+"""Seconds after a program's time limit after which its supervisor is believed to hang."""
+JUDGE_GRACE_S = 1.0
+"""Seconds that the judge has longer than what it judges; and that this has when the judge is done."""
 
 
 def main() -> None:
@@ -37,7 +35,7 @@ def main() -> None:
     channel = socket.socket(fileno=os.dup(0))
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
-    settings = json.loads(channel.recv(MESSAGE))
+    settings = receive(channel)
     settings["filter"] = bytes.fromhex(settings["filter"])
     for name in settings["preload"]:
         importlib.import_module(name)
@@ -46,71 +44,109 @@ def main() -> None:
     # Not looked at, and so not written to and copied, in each fork.
     gc.collect()
     gc.freeze()
-    channel.send(b"ready")
+    send(channel, b'{"ready": true}')
     while True:
-        message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE, _DESCRIPTORS)
-        if not message:
+        asked = receive(channel)
+        if asked is None:
             return
-        # Without any it came to end programs that were over already.
-        if descriptors:
-            run(json.loads(message)["timeout"], descriptors, settings, channel)
-            channel.send(b"done")
+        # Empty: it came to end a program that was over already, or the one before.
+        if asked:
+            send(channel, run(asked, settings, channel))
 
 
-def run(timeout_s: float, descriptors: list[int], settings: supervisor.Json, channel: socket.socket) -> None:
-    """Run a program, or a program and its judge, to the end."""
-    pairs = [descriptors[place : place + 2] for place in range(0, len(descriptors), 2)]
-    # Each is in a sandbox of its own; all that they share is this connection.
-    ends = [[end.detach()] for end in socket.socketpair()] if len(pairs) > 1 else [[]]
-    everything = [*descriptors, *(end for some in ends for end in some)]
-    started = []
-    for pair, given in zip(pairs, ends, strict=True):
-        # What isn't its own a program mustn't hold: it could read the other one's, or keep the connection open.
-        foreign = [channel.fileno(), *(one for one in everything if one not in {*pair, *given})]
-        started.append(_start(pair, given, foreign, settings))
-    for one in everything:
-        os.close(one)
-    _wait(started, channel, time.monotonic() + timeout_s + GRACE_S)
+def run(asked: Json, settings: Json, channel: socket.socket) -> bytes:
+    """Run the program, and beside it the test, if there is one; gives a JSON list of what their supervisors say."""
+    if "test" not in asked:
+        programs: list[tuple[Json, list[socket.socket]]] = [(asked, [])]
+    else:
+        # Each ends in a sandbox of its own; all that they share is this connection.
+        ours, theirs = socket.socketpair()
+        judging = {"kind": "judge", "timeout": asked["timeout"] + JUDGE_GRACE_S, **asked["test"]}
+        judging.update({name: asked[name] for name in ("memory_mb", "output", "disk_mb", "limits", "watch_memory")})
+        programs = [({**asked, "kind": "candidate"}, [theirs]), (judging, [ours])]
+    # What isn't its own a program mustn't hold: neither would see that the other one is gone.
+    foreign = [
+        [channel, *(other for _, others in programs if others is not given for other in others)]
+        for _, given in programs
+    ]
+    started = [_start(one, settings, given, close) for (one, given), close in zip(programs, foreign, strict=True)]
+    for _, given in programs:
+        for one in given:
+            one.close()
+    answers = _wait(started, channel, time.monotonic() + asked["timeout"] + JUDGE_GRACE_S + GRACE_S)
+    return b"[" + b",".join(answer or b"null" for answer in answers) + b"]"
 
 
-def _start(pair: list[int], given: list[int], foreign: list[int], settings: supervisor.Json) -> int:
-    """Fork the supervisor of a program; gives its process."""
-    request, answer = pair
+def _start(asked: Json, settings: Json, given: list[socket.socket], foreign: list[socket.socket]) -> tuple[int, int]:
+    """Fork the supervisor of a program; gives its process and what it answers on."""
+    reading, writing = os.pipe()
     uid, gid = os.getuid(), os.getgid()
     pid = kernel.clone()
     if pid == 0:
         code = 1
         try:
             for one in foreign:
-                os.close(one)
-            supervisor.supervise(request, answer, given, settings, uid, gid)
+                one.close()
+            os.close(reading)
+            supervisor.supervise(asked, settings, given, writing, uid, gid)
             code = 0
         except BaseException as error:  # noqa: BLE001 - the boundary: it mustn't become another zygote
-            os.write(answer, json.dumps({"broken": f"{type(error).__name__}: {error}"}).encode())
+            os.write(writing, json.dumps({"broken": f"{type(error).__name__}: {error}"}).encode())
         finally:
             os._exit(code)
-    return pid
+    os.close(writing)
+    return pid, reading
 
 
-def _wait(started: list[int], channel: socket.socket, deadline: float) -> None:
-    """Wait until they have ended; who hasn't in time, or when nobody wants to know any more, is ended."""
-    running = {os.pidfd_open(pid): pid for pid in started}
-    descriptors = list(running)
+def _wait(started: list[tuple[int, int]], channel: socket.socket, deadline: float) -> list[bytes]:
+    """Wait for the answers; whoever isn't done in time, or when nobody wants to know, is ended."""
+    answers = [b""] * len(started)
+    open_ones = {reading: place for place, (_, reading) in enumerate(started)}
     poller = select.poll()
-    for one in (*running, channel.fileno()):
-        poller.register(one, select.POLLIN)
-    while running:
+    for reading in open_ones:
+        poller.register(reading, select.POLLIN)
+    poller.register(channel, select.POLLIN)
+    while open_ones:
         left_s = deadline - time.monotonic()
-        found = [number for number, _ in poller.poll(max(left_s, 0) * 1000)]
-        if left_s <= 0 or channel.fileno() in found:
+        found = poller.poll(max(left_s, 0) * 1000)
+        if left_s <= 0 or any(number == channel.fileno() for number, _ in found):
             break
-        for number in found:
-            poller.unregister(number)
-            if running.pop(number) == started[-1]:
-                deadline = min(deadline, time.monotonic() + JUDGED_S)
-    for pid in running.values():
+        for reading, _ in found:
+            block = os.read(reading, 1 << 20)
+            place = open_ones[reading]
+            answers[place] += block
+            if not block:
+                poller.unregister(reading)
+                del open_ones[reading]
+                if place == len(started) - 1:
+                    deadline = min(deadline, time.monotonic() + JUDGE_GRACE_S)
+    for place, (pid, reading) in enumerate(started):
+        if reading in open_ones:
+            answers[place] = b""
         os.kill(pid, signal.SIGKILL)
-    for pid in started:
         os.waitpid(pid, 0)
-    for one in descriptors:
-        os.close(one)
+        os.close(reading)
+    return answers
+
+
+def receive(channel: socket.socket) -> Any:
+    """The next message; None if the other side is gone."""
+    head = _exactly(channel, 4)
+    body = None if head is None else _exactly(channel, struct.unpack("!I", head)[0])
+    return None if body is None else json.loads(body)
+
+
+def send(channel: socket.socket, body: bytes) -> None:
+    """Send a message."""
+    channel.sendall(struct.pack("!I", len(body)) + body)
+
+
+def _exactly(channel: socket.socket, size: int) -> bytes | None:
+    blocks = []
+    while size:
+        block = channel.recv(min(size, 1 << 20))
+        if not block:
+            return None
+        blocks.append(block)
+        size -= len(block)
+    return b"".join(blocks)
