@@ -31,9 +31,18 @@ _TERMINALS = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX type into a terminal: https://man7.org/linux/man-pages/man2/ioctl_tty.2.html."""
 
 
+_OF_OTHERS = (
+    "prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler", "pidfd_open",
+)  # fmt: skip
+_PRIO_USER = 2
+
+
 @cache
-def compiled() -> bytes:
+def compiled(network: bool = False) -> bytes:
     """The filter as the kernel takes it (`struct sock_filter[]`), for this machine.
+
+    Args:
+        network: Whether programs have the machine's network.
 
     Raises:
         ImportError: pyseccomp or libseccomp is missing.
@@ -58,6 +67,14 @@ def compiled() -> bytes:
         if family not in _FAMILIES:
             rules.add_rule(refused, "socket", pyseccomp.Arg(0, pyseccomp.EQ, family))
     rules.add_rule(refused, "socket", pyseccomp.Arg(0, pyseccomp.GT, _FAMILIES[-1]))
+    for call in _OF_OTHERS:
+        # The first process of the namespaces is what holds the program to its limits.
+        rules.add_rule(refused, call, pyseccomp.Arg(0, pyseccomp.EQ, 1))
+    rules.add_rule(refused, "setpriority", pyseccomp.Arg(0, pyseccomp.EQ, 0), pyseccomp.Arg(1, pyseccomp.EQ, 1))
+    rules.add_rule(refused, "setpriority", pyseccomp.Arg(0, pyseccomp.EQ, _PRIO_USER))
+    if network:
+        # The names of abstract sockets go by the network: those of the machine's services would be within reach.
+        rules.add_rule(refused, "socket", pyseccomp.Arg(0, pyseccomp.EQ, _FAMILIES[0]))
     for request in _TERMINALS:
         rules.add_rule(refused, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))
     with tempfile.TemporaryFile() as file:

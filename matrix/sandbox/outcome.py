@@ -26,19 +26,20 @@ def outcome(execution: Execution, answers: list[Answer | None]) -> Executed:
         answers: What its supervisor, and that of its test, said; None: it was ended itself.
     """
     said = answers[0]
-    executed = _killed(said) if said is None or "broken" in said else _executed(execution, said)
+    executed = _executed(execution, said) if said is not None and "status" in said else _killed(said or {})
     return executed if execution.test is None else _judged(executed, answers[1])
 
 
-def _killed(said: Answer | None) -> Executed:
+def _killed(said: Answer) -> Executed:
     """It was ended with its supervisor, or never begun: its files were too large, say."""
-    return Executed(status="killed", signal="SIGKILL", stderr="" if said is None else f"sandbox: {said['broken']}\n")
+    stderr = f"sandbox: {said['broken']}\n" if "broken" in said else ""
+    return Executed(status=said.get("why") or "killed", signal="SIGKILL", stderr=stderr)
 
 
 def _executed(execution: Execution, said: Answer) -> Executed:
     code = None if said["status"] is None else os.waitstatus_to_exitcode(said["status"])
     exception = _exception(said["stderr"]) if execution.language == "python" and code == 1 else None
-    ended_by = signal.Signals(-code).name if code is not None and code < 0 else None
+    ended_by = _signal_name(-code) if code is not None and code < 0 else None
     status: Status
     if said["why"] is not None:
         status = said["why"]
@@ -60,6 +61,12 @@ def _executed(execution: Execution, said: Answer) -> Executed:
     )
 
 
+def _signal_name(number: int) -> str:
+    # Those between the first and the last real-time signal have no name of their own.
+    named = {one.value: one.name for one in signal.Signals}
+    return named.get(number, f"SIGRTMIN+{number - signal.SIGRTMIN}")
+
+
 def _exception(stderr: str) -> str | None:
     """The last line of a traceback, which isn't indented."""
     if "Traceback (most recent call last)" not in stderr and "SyntaxError" not in stderr:
@@ -70,7 +77,7 @@ def _exception(stderr: str) -> str | None:
 
 def _judged(executed: Executed, said: Answer | None) -> Executed:
     """The same with the verdict: only the judge's own exit code makes it pass."""
-    if said is None or "broken" in said:
+    if said is None or "status" not in said:
         return executed.model_copy(
             update={"passed": False, "status": _worse(executed, "killed"), "failure": "no verdict"}
         )

@@ -21,6 +21,7 @@ from matrix.spec.services import SandboxEngine
 _LOG = logging.getLogger(__name__)
 MAIN = r"\bmain\.\w+"
 """In the command of a language: the file that its code is written to."""
+_CLOSED = "the sandbox has been closed"
 _TRIES = 2
 """Workers that a program may take along."""
 _PAUSE_S = 1.0
@@ -51,6 +52,7 @@ class Sandbox:
         self._size = engine.workers or max(1, round(engine.cpus))
         self._idle: list[Worker] = []
         self._all: set[Worker] = set()
+        self._buried: set[Worker] = set()
         self._queue: deque[asyncio.Future[Worker]] = deque()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -78,11 +80,17 @@ class Sandbox:
     async def close(self) -> None:
         """End all programs and workers; returns when they are gone."""
         self._closed = True
+        for turn in self._queue:
+            if not turn.done():
+                turn.set_exception(SandboxBusyError(_CLOSED))
+        self._queue.clear()
         for task in self._tasks:
             task.cancel()
         for worker in self._all:
             worker.end()
-        await asyncio.gather(*self._tasks, *(worker.removed() for worker in self._all), return_exceptions=True)
+        ended = [*self._all, *self._buried]
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(worker.removed() for worker in ended))
         self._all.clear()
         self._idle.clear()
 
@@ -97,7 +105,7 @@ class Sandbox:
             RefusedError: It can't be run as it is asked for.
             SandboxBusyError: `engine.max_queue` programs wait already.
         """
-        asked, timeout_s = self._asked(execution)
+        asked = self._asked(execution)
         began = time.perf_counter()
         queue_s: float | None = None
         for _ in range(_TRIES):
@@ -105,7 +113,7 @@ class Sandbox:
             if queue_s is None:
                 queue_s = time.perf_counter() - began
             # A task of its own: the worker is used again only when it is done with the program.
-            run = asyncio.get_running_loop().create_task(self._run(worker, asked, timeout_s))
+            run = asyncio.get_running_loop().create_task(self._run(worker, asked))
             self._tasks.add(run)
             run.add_done_callback(self._tasks.discard)
             try:
@@ -113,15 +121,19 @@ class Sandbox:
             except WorkerDiedError:
                 continue
             except asyncio.CancelledError:
-                worker.interrupt()
+                # Once it is done the worker may have another's.
+                if not run.done():
+                    worker.interrupt()
+                if self._closed:
+                    raise SandboxBusyError(_CLOSED) from None
                 raise
             return outcome(execution, answers).model_copy(update={"queue_s": queue_s})
         return outcome(execution, [None, None]).model_copy(update={"queue_s": queue_s or 0.0})
 
-    async def _run(self, worker: Worker, asked: dict[str, Any], timeout_s: float) -> list[dict[str, Any] | None]:
+    async def _run(self, worker: Worker, asked: dict[str, Any]) -> list[dict[str, Any] | None]:
         self.running += 1
         try:
-            answers = await worker.run(dict(asked), timeout_s)
+            answers = await worker.run(asked)
         except BaseException:
             self._bury(worker)
             raise
@@ -131,6 +143,8 @@ class Sandbox:
         return answers
 
     async def _take(self) -> Worker:
+        if self._closed:
+            raise SandboxBusyError(_CLOSED)
         if self._idle:
             return self._idle.pop()
         if len(self._queue) >= self._engine.max_queue:
@@ -140,7 +154,7 @@ class Sandbox:
         try:
             return await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._give(turn.result())
             else:
                 with contextlib.suppress(ValueError):
@@ -170,6 +184,7 @@ class Sandbox:
     def _bury(self, worker: Worker) -> None:
         """Another one takes the place of a worker that died."""
         self._all.discard(worker)
+        self._buried.add(worker)
         worker.end()
         if self._closed:
             return
@@ -179,6 +194,7 @@ class Sandbox:
 
     async def _replace(self, worker: Worker) -> None:
         await worker.removed()
+        self._buried.discard(worker)
         _LOG.warning("A worker of the sandbox died; another one takes its place")
         while not self._closed:
             try:
@@ -190,7 +206,7 @@ class Sandbox:
             else:
                 return
 
-    def _asked(self, execution: Execution) -> tuple[dict[str, Any], float]:
+    def _asked(self, execution: Execution) -> dict[str, Any]:
         """What a worker takes for it."""
         engine = self._engine
         timeout_s = self._limited("timeout", execution.timeout, engine.timeout_s, engine.max_timeout_s)
@@ -214,7 +230,7 @@ class Sandbox:
             "files": execution.model_dump(include={"files"})["files"],
             **self._program(execution),
         }
-        return asked, timeout_s
+        return asked
 
     def _program(self, execution: Execution) -> dict[str, Any]:
         command = self._engine.languages.get(execution.language)

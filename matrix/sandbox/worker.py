@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from matrix.errors import AppError
@@ -21,7 +22,11 @@ from matrix.spec.services import SandboxEngine
 
 START_S = 60.0
 """Seconds until a worker that doesn't get ready is given up."""
-_LATE_S = 10.0
+_JUDGE_GRACE_S = 1.0
+"""Seconds that the judge has longer than what it judges."""
+_GRACE_S = 10.0
+"""Seconds after a program's time limit after which its supervisor is believed to hang; taking away takes time."""
+_LATE_S = 20.0
 """Seconds after the end of a program's time after which its worker is believed to hang."""
 _OWN_MB = 64
 """Memory of a worker itself: the interpreter, and the supervisor of a program."""
@@ -68,7 +73,7 @@ class Worker:
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._ours, limit=1 << 20)
         settings = {
             "preload": self._engine.preload,
-            "filter": compiled().hex(),
+            "filter": compiled(self._engine.network).hex(),
             "limits": {**_LIMITS, "RLIMIT_FSIZE": self._engine.disk_mb << 20},
         }
         try:
@@ -78,12 +83,11 @@ class Worker:
         except (TimeoutError, WorkerDiedError):
             raise AppError(f"The sandbox can't be set up on this machine: {self._last_words()}") from None
 
-    async def run(self, asked: dict[str, Any], timeout_s: float) -> list[dict[str, Any] | None]:
+    async def run(self, asked: dict[str, Any]) -> list[dict[str, Any] | None]:
         """Have a program run; one that is cancelled is ended.
 
         Args:
-            asked: What `inside/zygote.py` takes.
-            timeout_s: Seconds that it may take.
+            asked: What `inside/supervisor.py` takes, and the `test` with what belongs to it.
 
         Returns:
             What the supervisors of the program, and of its test, say; None for one that was ended itself.
@@ -91,26 +95,38 @@ class Worker:
         Raises:
             WorkerDiedError: So the worker did, and isn't usable any more.
         """
-        if self._cgroup is not None:
-            self._limit(asked["memory_mb"], programs=2 if "test" in asked else 1)
-        asked["watch_memory"] = self._cgroup is None
+        programs = _programs({**asked, "watch_memory": self._cgroup is None})
+        self._limit(asked["memory_mb"], len(programs))
+        timeout_s = programs[-1]["timeout"] + _GRACE_S
+        files = [os.memfd_create(name) for _ in programs for name in ("asked", "answer")]
         try:
+            for program, number in zip(programs, files[::2], strict=True):
+                _write(number, json.dumps(program).encode())
             async with asyncio.timeout(timeout_s + _LATE_S):
-                self._send(asked)
-                answers: list[dict[str, Any] | None] = await self._receive()
+                self._send({"programs": len(programs), "timeout": timeout_s}, files)
+                answered: list[bool] = await self._receive()
+            answers = [_read(number) if there else None for number, there in zip(files[1::2], answered, strict=True)]
         except TimeoutError:
             raise WorkerDiedError("the worker hangs") from None
-        if self._cgroup is not None and (kills := self._cgroup.kills()) > self._kills:
-            self._kills = kills
-            for answer in answers:
-                # Whatever the program made of it.
-                if answer is not None and "broken" not in answer:
-                    answer["why"] = answer["why"] or "memory"
-        return answers
+        finally:
+            for number in files:
+                os.close(number)
+        return self._with_memory(answers)
+
+    def _with_memory(self, answers: list[dict[str, Any] | None]) -> list[dict[str, Any] | None]:
+        """Have those that the kernel ended processes of say so, whatever they made of it."""
+        if self._cgroup is None or (kills := self._cgroup.kills()) == self._kills:
+            return answers
+        self._kills = kills
+        return [
+            {"why": "memory"} if answer is None else {**answer, "why": answer.get("why") or "memory"}
+            for answer in answers
+        ]
 
     def interrupt(self) -> None:
         """End the program that it runs."""
-        self._send({})
+        with contextlib.suppress(WorkerDiedError):
+            self._send({})
 
     def end(self) -> None:
         """End it and all that is in it; returns when they are gone."""
@@ -141,9 +157,13 @@ class Worker:
             self._cgroup.limit(wanted << 20)
             self.memory_mb = wanted
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any], files: Sequence[int] = ()) -> None:
+        # Few bytes, which the socket always has room for: the other side reads one message after another.
         body = json.dumps(message).encode()
-        self._writer.write(struct.pack("!I", len(body)) + body)
+        try:
+            socket.send_fds(self._ours, [struct.pack("!I", len(body)) + body], files)
+        except OSError as error:
+            raise WorkerDiedError("the worker is gone") from error
 
     async def _receive(self) -> Any:
         try:
@@ -156,3 +176,27 @@ class Worker:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it says nothing"
+
+
+def _programs(asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each supervisor gets: a program that is judged sees nothing of its test."""
+    if "test" not in asked:
+        return [asked]
+    judging = {name: asked[name] for name in ("memory_mb", "output", "disk_mb", "limits", "watch_memory")}
+    judging |= {"kind": "judge", "timeout": asked["timeout"] + _JUDGE_GRACE_S, **asked["test"]}
+    return [{**{name: value for name, value in asked.items() if name != "test"}, "kind": "candidate"}, judging]
+
+
+def _write(number: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(number, view) :]
+    os.lseek(number, 0, os.SEEK_SET)
+
+
+def _read(number: int) -> dict[str, Any]:
+    """What a supervisor wrote."""
+    with os.fdopen(os.dup(number), "rb") as file:
+        file.seek(0)
+        answer: dict[str, Any] = json.load(file)
+    return answer

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import fcntl
 import io
 import linecache
 import os
+import signal
 import socket
 import sys
 import threading
@@ -35,6 +37,8 @@ def become(asked: Json, settings: Json, given: list[socket.socket], standard: li
     code = NOT_STARTED
     try:
         os.setsid()
+        if asked["kind"] != "command":
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         numbers = [*standard, *(one.fileno() for one in given)]
         # First above all that they go to.
         held = [fcntl.fcntl(number, fcntl.F_DUPFD, 10) for number in numbers]
@@ -56,7 +60,7 @@ def become(asked: Json, settings: Json, given: list[socket.socket], standard: li
 def _python(asked: Json) -> int:
     """Run a text as `python main.py ARGS` would; gives the exit code."""
     main = ModuleType("__main__")
-    main.__dict__.update(__file__="main.py", __builtins__=__builtins__)
+    main.__dict__.update(__file__="main.py", __builtins__=builtins, __cached__=None, __annotations__={})
     sys.modules["__main__"] = main
     sys.argv = ["main.py", *asked["args"]]
     sys.path.insert(0, "/work")
@@ -83,6 +87,9 @@ def _judge(asked: Json, channel: socket.socket) -> int:
 
 
 def _command(asked: Json) -> NoReturn:
+    # What Python ignores others count on: `yes | head -1`.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
     os.execve("/bin/sh", ["sh", "-c", asked["command"], "sh", *asked["args"]], dict(os.environ))
 
 
@@ -109,7 +116,7 @@ def _writer(number: int, **options: Any) -> io.TextIOWrapper:
 
 def _ended(work: Callable[[], None]) -> int:
     """Run it as the interpreter runs a script: what it raises, its exit handlers and its threads included."""
-    code = 0
+    code, interrupted = 0, False
     try:
         work()
     except SystemExit as end:
@@ -119,11 +126,15 @@ def _ended(work: Callable[[], None]) -> int:
         # The interpreter's own looks for lines in files only.
         hook = traceback.print_exception if sys.excepthook is sys.__excepthook__ else sys.excepthook
         hook(type(error), error, error.__traceback__)
+        interrupted = isinstance(error, KeyboardInterrupt)
         code = 1
     # As Py_Finalize does.
     threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
     atexit._run_exitfuncs()  # noqa: SLF001
     _flush()
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     return code
 
 

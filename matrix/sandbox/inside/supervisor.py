@@ -21,6 +21,7 @@ Json = dict[str, Any]
 LOOK_S = 0.05
 """Seconds between two looks at the memory of all processes, where no cgroup limits it."""
 MOST_FILES = 1000
+DEEPEST = 50
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -186,9 +187,14 @@ def _results(patterns: list[str], most: int) -> tuple[Json, dict[str, str]]:
     left_out: dict[str, str] = {}
     if not patterns:
         return found, left_out
-    for path, _, names, folder in os.fwalk(".", follow_symlinks=False):
+    for path, folders, names, folder in os.fwalk(".", follow_symlinks=False):
+        if path.count("/") >= DEEPEST and folders:
+            # Each level takes a descriptor and a frame.
+            left_out["..."] = f"folders of more than {DEEPEST} levels"
+            folders.clear()
         for name in sorted(names):
-            relative = os.path.normpath(os.path.join(path, name))
+            # A name may be any bytes; an answer is text.
+            relative = os.fsencode(os.path.normpath(os.path.join(path, name))).decode("utf-8", "backslashreplace")
             if not any(fnmatch.fnmatch(relative, pattern) for pattern in patterns):
                 continue
             if len(found) + len(left_out) >= MOST_FILES:

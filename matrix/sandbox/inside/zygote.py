@@ -2,8 +2,9 @@
 
 It is asked over the socket that is its stdin: a length of 4 bytes and JSON, both ways. First come the settings, then
 one request after another, each answered before the next; what comes in between ends the program that runs. It ends with
-the socket. This folder is a package of its own there (`inside`), with nothing but the standard library: its memory is
-what programs begin with.
+the socket. What is run, and what came of it, are in files that only the supervisors read and write: whatever this
+process ever held could be found in the memory of all programs after. This folder is a package of its own there
+(`inside`), with nothing but the standard library: its memory is what programs begin with.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from . import kernel, supervisor
 
 Json = dict[str, Any]
 
-GRACE_S = 2.0
-"""Seconds after a program's time limit after which its supervisor is believed to hang."""
 JUDGE_GRACE_S = 1.0
-"""Seconds that the judge has longer than what it judges; and that this has when the judge is done."""
+"""Seconds that a program has when its judge is done."""
+MOST_FILES = 4
+"""That come with a request: for the program, and for its judge, one with what is asked and one for the answer."""
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     channel = socket.socket(fileno=os.dup(0))
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
-    settings = receive(channel)
+    settings, _ = receive(channel)
     settings["filter"] = bytes.fromhex(settings["filter"])
     for name in settings["preload"]:
         importlib.import_module(name)
@@ -46,94 +47,88 @@ def main() -> None:
     gc.freeze()
     send(channel, b'{"ready": true}')
     while True:
-        asked = receive(channel)
+        asked, files = receive(channel)
         if asked is None:
             return
         # Empty: it came to end a program that was over already, or the one before.
         if asked:
-            send(channel, run(asked, settings, channel))
+            send(channel, json.dumps(run(asked, settings, channel, files)).encode())
 
 
-def run(asked: Json, settings: Json, channel: socket.socket) -> bytes:
-    """Run the program, and beside it the test, if there is one; gives a JSON list of what their supervisors say."""
-    if "test" not in asked:
-        programs: list[tuple[Json, list[socket.socket]]] = [(asked, [])]
-    else:
+def run(asked: Json, settings: Json, channel: socket.socket, files: list[int]) -> list[bool]:
+    """Run the program, and beside it the test, if there is one; tells whose supervisors have answered."""
+    given: list[list[socket.socket]] = [[] for _ in range(asked["programs"])]
+    if len(given) > 1:
         # Each ends in a sandbox of its own; all that they share is this connection.
         ours, theirs = socket.socketpair()
-        judging = {"kind": "judge", "timeout": asked["timeout"] + JUDGE_GRACE_S, **asked["test"]}
-        judging.update({name: asked[name] for name in ("memory_mb", "output", "disk_mb", "limits", "watch_memory")})
-        programs = [({**asked, "kind": "candidate"}, [theirs]), (judging, [ours])]
-    # What isn't its own a program mustn't hold: neither would see that the other one is gone.
-    foreign = [
-        [channel, *(other for _, others in programs if others is not given for other in others)]
-        for _, given in programs
-    ]
-    started = [_start(one, settings, given, close) for (one, given), close in zip(programs, foreign, strict=True)]
-    for _, given in programs:
-        for one in given:
+        given = [[theirs], [ours]]
+    started = []
+    for place, own in enumerate(given):
+        # What isn't its own a program mustn't hold: neither would see that the other one is gone.
+        foreign = [channel, *(other for others in given if others is not own for other in others)]
+        started.append(_start(files[2 * place : 2 * place + 2], settings, own, foreign))
+    for number in files:
+        os.close(number)
+    for own in given:
+        for one in own:
             one.close()
-    answers = _wait(started, channel, time.monotonic() + asked["timeout"] + JUDGE_GRACE_S + GRACE_S)
-    return b"[" + b",".join(answer or b"null" for answer in answers) + b"]"
+    return _wait(started, channel, time.monotonic() + asked["timeout"])
 
 
-def _start(asked: Json, settings: Json, given: list[socket.socket], foreign: list[socket.socket]) -> tuple[int, int]:
-    """Fork the supervisor of a program; gives its process and what it answers on."""
-    reading, writing = os.pipe()
+def _start(files: list[int], settings: Json, given: list[socket.socket], foreign: list[socket.socket]) -> int:
+    """Fork the supervisor of a program, which reads what is asked in the first file and answers in the other."""
     uid, gid = os.getuid(), os.getgid()
     pid = kernel.clone()
     if pid == 0:
         code = 1
+        asking, answer = files
         try:
             for one in foreign:
                 one.close()
-            os.close(reading)
-            supervisor.supervise(asked, settings, given, writing, uid, gid)
+            # It isn't for programs, who have no use for this interpreter's.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            with os.fdopen(asking, "rb") as file:
+                asked = json.load(file)
+            supervisor.supervise(asked, settings, given, answer, uid, gid)
             code = 0
         except BaseException as error:  # noqa: BLE001 - the boundary: it mustn't become another zygote
-            os.write(writing, json.dumps({"broken": f"{type(error).__name__}: {error}"}).encode())
+            os.ftruncate(answer, 0)
+            os.pwrite(answer, json.dumps({"broken": f"{type(error).__name__}: {error}"}).encode(), 0)
         finally:
             os._exit(code)
-    os.close(writing)
-    return pid, reading
+    return pid
 
 
-def _wait(started: list[tuple[int, int]], channel: socket.socket, deadline: float) -> list[bytes]:
-    """Wait for the answers; whoever isn't done in time, or when nobody wants to know, is ended."""
-    answers = [b""] * len(started)
-    open_ones = {reading: place for place, (_, reading) in enumerate(started)}
+def _wait(started: list[int], channel: socket.socket, deadline: float) -> list[bool]:
+    """Wait for supervisors to end; whoever isn't done in time, or when nobody wants to know, is ended."""
+    open_ones = {os.pidfd_open(pid): place for place, pid in enumerate(started)}
     poller = select.poll()
-    for reading in open_ones:
-        poller.register(reading, select.POLLIN)
-    poller.register(channel, select.POLLIN)
+    for number in (*open_ones, channel.fileno()):
+        poller.register(number, select.POLLIN)
     while open_ones:
         left_s = deadline - time.monotonic()
         found = poller.poll(max(left_s, 0) * 1000)
         if left_s <= 0 or any(number == channel.fileno() for number, _ in found):
             break
-        for reading, _ in found:
-            block = os.read(reading, 1 << 20)
-            place = open_ones[reading]
-            answers[place] += block
-            if not block:
-                poller.unregister(reading)
-                del open_ones[reading]
-                if place == len(started) - 1:
-                    deadline = min(deadline, time.monotonic() + JUDGE_GRACE_S)
-    for place, (pid, reading) in enumerate(started):
-        if reading in open_ones:
-            answers[place] = b""
+        for number, _ in found:
+            poller.unregister(number)
+            os.close(number)
+            if open_ones.pop(number) == len(started) - 1:
+                deadline = min(deadline, time.monotonic() + JUDGE_GRACE_S)
+    for number in open_ones:
+        os.close(number)
+    answered = []
+    for pid in started:
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(reading)
-    return answers
+        answered.append(os.WIFEXITED(os.waitpid(pid, 0)[1]))
+    return answered
 
 
-def receive(channel: socket.socket) -> Any:
-    """The next message; None if the other side is gone."""
-    head = _exactly(channel, 4)
-    body = None if head is None else _exactly(channel, struct.unpack("!I", head)[0])
-    return None if body is None else json.loads(body)
+def receive(channel: socket.socket) -> tuple[Any, list[int]]:
+    """The next message and the files that came with it; None if the other side is gone."""
+    head, files, _, _ = socket.recv_fds(channel, 4, MOST_FILES)
+    body = _exactly(channel, struct.unpack("!I", head)[0]) if len(head) == 4 else None
+    return (None if body is None else json.loads(body)), files
 
 
 def send(channel: socket.socket, body: bytes) -> None:
