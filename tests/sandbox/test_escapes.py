@@ -107,8 +107,10 @@ async def test_the_kernel_refuses_it(sandbox: Sandbox, name: str) -> None:
 ENDED = {
     "sleep": ("import time; time.sleep(99)", "timeout"),
     "signals ignored": (
-        "import signal, time\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n"
-         "    except (OSError, ValueError): pass\ntime.sleep(99)",
+        (
+            "import signal, time\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n"
+            "    except (OSError, ValueError): pass\ntime.sleep(99)"
+        ),
         "timeout",
     ),
     "stopped": ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "timeout"),
@@ -116,8 +118,10 @@ ENDED = {
     "flood of stderr": ("import os\nwhile True: os.write(2, b'x' * 100000)", "output_limit"),
     "memory": ("x = []\nwhile True: x.append(bytearray(1 << 20))", "memory"),
     "memory of many": (
-        "import os, time\nfor _ in range(10):\n    if os.fork() == 0: x = bytearray(30 << 20); time.sleep(1); os._exit(0)\n"
-         "for _ in range(10): os.wait()",
+        (
+            "import os, time\nfor _ in range(10):\n    if os.fork() == 0: x = bytearray(30 << 20); time.sleep(1); os._exit(0)\n"
+            "for _ in range(10): os.wait()"
+        ),
         "memory",
     ),
     "fork bomb": (
