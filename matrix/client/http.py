@@ -127,18 +127,21 @@ class ModelClient:
         """Ask for the embeddings of `body["input"]`; see `chat`."""
         return self._ask("/embeddings", parse_embeddings, body, affinity, label)
 
-    def execute(self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "") -> Asked:
+    def execute(
+        self, body: Mapping[str, Any], *, affinity: str | None = None, label: str = "", begun: bool = False
+    ) -> Asked:
         """Have a program run by an app with `engine=sandbox`; see `chat`.
 
         Args:
             body: Fields of `matrix.sandbox.execution.Execution`.
             affinity: As for `chat`.
             label: As for `chat`.
+            begun: As for `chat`.
 
         Returns:
             In `executed` what came of it. A program that fails is an answer, too, not an error.
         """
-        return self._ask("/execute", parse_execution, body, affinity, label)
+        return self._ask("/execute", parse_execution, body, affinity, label, begun=begun)
 
     @property
     def landed_at(self) -> float:
