@@ -33,6 +33,9 @@ NEIGHBOURS = {
     ("client", "data.rows"),
     # An engine gets its model as a folder.
     ("apps", "models"),
+    # Both run what nobody trusts.
+    ("containers", "sandbox.cgroups"),
+    ("containers", "sandbox.filter"),
     # Programs deploy by the same overrides as the command line.
     ("api", "compose"),
 }

@@ -20,7 +20,8 @@ def check_service(prefix: str, engine: ServiceEngine) -> list[Problem]:
         prefix: What stands before `engine` in keys: empty, or `apps.NAME.`.
         engine: The engine.
     """
-    return _sandbox(f"{prefix}engine", engine) if isinstance(engine, SandboxEngine) else []
+    key = f"{prefix}engine"
+    return _sandbox(key, engine) if isinstance(engine, SandboxEngine) else _container(key, engine)
 
 
 def check_host(prefix: str, cluster: ClusterSpec, engine: EngineSpec) -> list[Problem]:
@@ -59,6 +60,22 @@ def _isolates(key: str, engine: SandboxEngine) -> list[Problem]:
         hint = "a folder with a system in it, or null for this machine's /usr"
         problems.append(Problem(f"{key}.root", engine.root, "no such folder", hint))
     return problems
+
+
+def _container(key: str, engine: ContainerEngine) -> list[Problem]:
+    problems = []
+    if engine.any_image and engine.backend == "rootfs":
+        hint = f"{key}.images={{NAME: FOLDER}}, or {key}.backend=podman"
+        problems.append(Problem(f"{key}.any_image", True, "rootfs has folders of the host, and no registries", hint))
+    if not engine.images and not engine.any_image:
+        problems.append(Problem(f"{key}.images", "{}", "there is nothing to hand out", f"{key}.images={{NAME: IMAGE}}"))
+    if engine.grpc:
+        problems.append(Problem(f"{key}.grpc", True, "containers are asked for by HTTP", f"{key}.grpc=false"))
+    return problems + [
+        Problem(f"{key}.mounts", path, "is no path in a container", "/data: /folder/of/the/host")
+        for path in engine.mounts
+        if not path.startswith("/")
+    ]
 
 
 def _sandbox(key: str, engine: SandboxEngine) -> list[Problem]:

@@ -32,7 +32,8 @@ _CALL_S = 120.0
 _SIGN_S = 20.0
 """What giving back, or a sign of life, may take; a lease that isn't given back ends by itself."""
 _PATIENCE_S = 15.0
-"""For how long a container's replica may not be reached before the container is taken for lost."""
+"""For how long a container's replica may not be reached before the container is taken for lost; a tenth of what the
+answer may take, if that is less."""
 _LONGEST_WAIT_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -183,6 +184,7 @@ class ContainerClient:
         self._held: dict[str, Container] = {}
         self._beating: asyncio.Task[None] | None = None
         self._beat_s = 0.0
+        self._is_closed = False
 
     async def __aenter__(self) -> Self:
         self._transport = HttpTransport(self._headers, self._shared)
@@ -194,6 +196,7 @@ class ContainerClient:
         if self._beating is not None:
             self._beating.cancel()
         await asyncio.gather(*(container.release() for container in list(self._held.values())))
+        self._is_closed = True
         if self._shared is None:
             await self._endpoints.close()
         await self._transport.close()
@@ -228,7 +231,7 @@ class ContainerClient:
                     endpoint = await self._endpoints.take(avoid=tried)
                     tried.add(endpoint.url)
                     try:
-                        return await self._acquire_from(endpoint, {**body, "wait_s": min(left_s, _TURN_S)})
+                        return await self._acquire_from(endpoint, {**body, "wait_s": min(left_s / 2, _TURN_S)})
                     except TryFailedError as failure:
                         last = str(failure)
                         faults += failure.verdict == "fault"
@@ -254,8 +257,10 @@ class ContainerClient:
         Raises:
             RequestError: It wasn't done, or nobody knows.
         """
+        if self._is_closed:
+            raise RequestError("lease_ended", "the container was given back when its client was closed", 0)
         payload = orjson.dumps(body)
-        gives_up_at = time.monotonic() + min(_PATIENCE_S, limit_s)
+        gives_up_at = time.monotonic() + min(_PATIENCE_S, limit_s / 10)
         tries = 0
         while True:
             tries += 1

@@ -42,9 +42,9 @@ _FORBIDDEN = {
 }
 """What clients of other systems may ask for, and which field of the app's config decides it here."""
 
-Text = Annotated[str, Field(min_length=1, pattern=r"^[^\0]*$")]
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-Value = Annotated[str, Field(pattern=r"^[^\0]*$")]
+Value = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 
 class _Body(BaseModel):
