@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from matrix.check.sections import check_asked
+from matrix.check.services import check_service
 from matrix.compose import CONFIG_DIR, compose_config, compose_spec
-from matrix.spec import AppSpec, SandboxEngine
+from matrix.spec import AppSpec, ContainerEngine, SandboxEngine
 from tests.check.specs import SLURM, problems
 
 ROWS = "dataset.path=package:matrix.data/samples/questions.jsonl"
@@ -79,3 +80,10 @@ def test_a_sandbox_answers_no_prompts() -> None:
     (problem,) = check_asked(spec)
     assert str(problem).startswith("engine.kind=sandbox: serves no model, and pipeline=sample_qa asks one")
     assert check_asked(compose_spec(["tracker=none", "pipeline=execute", ROWS])) == []
+
+
+def test_containers_without_an_image_or_with_more_than_there_is() -> None:
+    engine = ContainerEngine(kind="container", any_image=True, grpc=True, mounts={"data": "/srv/data"})
+    keys = [problem.key for problem in check_service("apps.box.", engine)]
+    assert keys == ["apps.box.engine.any_image", "apps.box.engine.grpc", "apps.box.engine.mounts"]
+    assert [problem.key for problem in check_service("", ContainerEngine(kind="container"))] == ["engine.images"]
