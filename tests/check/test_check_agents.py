@@ -199,7 +199,7 @@ def test_neither(tmp_path: Path) -> None:
         compose_spec(["tracker=none", "engine=openai", "engine.api_key_env=null", "pipeline=null"])
 
 
-BOX = ("+engine@apps.box.engine=container", "++apps.box.engine.images.host=host")
+BOX = ("apps.box.engine=container", "++apps.box.engine.images.host=host")
 SHELL = ("agents.roles.writer.tools=[shell]", "agents.tools.shell.kind=container", "agents.tools.shell.image=host")
 
 
@@ -207,7 +207,7 @@ SHELL = ("agents.roles.writer.tools=[shell]", "agents.tools.shell.kind=container
     ("overrides", "said"),
     [
         ([], "agents.tools.shell.app=box: no such app (apps.box.engine=container makes it)"),
-        (["+engine@apps.box.engine=sandbox"], "agents.tools.shell.app=box: is an app with engine=sandbox (apps.box.en"),
+        (["apps.box.engine=sandbox"], "agents.tools.shell.app=box: is an app with engine=sandbox (apps.box.en"),
         ([*BOX, "agents.tools.shell.image=hosd"], "agents.tools.shell.image=hosd: the app has no such image (apps.box"),
         ([*BOX, "agents.tools.shell.image='{{ x '"], "agents.tools.shell.image={{ x : not a valid Jinja template"),
         (
@@ -222,7 +222,7 @@ def test_tools_that_are_apps(file: Path, overrides: list[str], said: str) -> Non
 
 
 def test_a_sandbox_has_the_language(file: Path) -> None:
-    sandbox = ("+engine@apps.code.engine=sandbox", "agents.tools.run.kind=sandbox", "agents.roles.writer.tools=[run]")
+    sandbox = ("apps.code.engine=sandbox", "agents.tools.run.kind=sandbox", "agents.roles.writer.tools=[run]")
     assert problems(file, *WHOLE, *sandbox) == []
     (problem,) = problems(file, *WHOLE, *sandbox, "agents.tools.run.language=pyton")
     assert problem == "agents.tools.run.language=pyton: the app has no such language (did you mean python?)"
