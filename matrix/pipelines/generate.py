@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from matrix.client.gate import GateClosedError
-from matrix.client.http import ModelClient
+from matrix.client.http import Asked, ModelClient
 from matrix.data.readers import BadRow
 from matrix.data.rows import Example, Row, RowError
 from matrix.data.work import Work
@@ -48,6 +48,7 @@ class Generate:
         self._tasks: set[asyncio.Task[None]] = set()
         self._affinity = spec.workload.affinity
         self._requests: RequestBuilder | ExecutionBuilder
+        self._ask: Callable[..., Asked]
         if isinstance(pipeline, ExecuteSpec):
             self._requests, self._ask = ExecutionBuilder(pipeline), client.execute
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -23,6 +24,9 @@ class Cgroup(Protocol):
 
     def kills(self) -> int:
         """Processes that the kernel has ended in it for want of memory."""
+
+    def used(self) -> int:
+        """Bytes of memory that its processes take now."""
 
     def remove(self) -> None:
         """Take it away; its processes have ended."""
@@ -54,9 +58,13 @@ class _Version1:
     def kills(self) -> int:
         return _number_after("oom_kill", self._memory / "memory.oom_control")
 
+    def used(self) -> int:
+        return int((self._memory / "memory.usage_in_bytes").read_text())
+
     def remove(self) -> None:
-        self._memory.rmdir()
-        self._pids.rmdir()
+        for folder in (self._memory, self._pids):
+            if folder.exists():
+                folder.rmdir()
 
 
 class _Version2:
@@ -79,6 +87,9 @@ class _Version2:
     def kills(self) -> int:
         return _number_after("oom_kill", self._folder / "memory.events")
 
+    def used(self) -> int:
+        return int((self._folder / "memory.current").read_text())
+
     def remove(self) -> None:
         self._folder.rmdir()
 
@@ -98,6 +109,8 @@ def make_cgroup(processes: int, root: Path = _ROOT, own: Path = _SELF) -> Cgroup
     paths = _own(own)
     memory, pids = (_parent(root / kind, paths.get(kind, "/")) for kind in ("memory", "pids"))
     if memory is not None and pids is not None:
+        for folder in (memory, pids):
+            _sweep(folder)
         return _Version1(memory / name, pids / name, processes)
     for place in _UNIFIED:
         # Not in our own: one with processes hands no limits on. But beside it.
@@ -107,8 +120,18 @@ def make_cgroup(processes: int, root: Path = _ROOT, own: Path = _SELF) -> Cgroup
             if not handed_on.is_file() or not os.access(folder, os.W_OK) or not _may_enter(folder):
                 continue
             if {"memory", "pids"} <= set(handed_on.read_text().split()):
+                _sweep(folder)
                 return _Version2(folder / name, processes)
     return None
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what a process left here that was killed."""
+    for left in folder.glob("matrix-*-*"):
+        owner = left.name.split("-")[1]
+        if not Path("/proc", owner).exists():
+            with contextlib.suppress(OSError):
+                left.rmdir()
 
 
 def _own(file: Path) -> dict[str, str]:

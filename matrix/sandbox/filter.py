@@ -29,20 +29,22 @@ _FAMILIES = (1, 2, 10)
 """Of sockets that there may be: AF_UNIX, AF_INET, AF_INET6."""
 _TERMINALS = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX type into a terminal: https://man7.org/linux/man-pages/man2/ioctl_tty.2.html."""
-
-
 _OF_OTHERS = (
     "prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler", "pidfd_open",
 )  # fmt: skip
 _PRIO_USER = 2
+_PROTOCOLS = (33, 132, 136, 262)
+"""DCCP, SCTP, UDP-Lite, MPTCP: the kernel would load what they need, which is little used and little tested."""
+_UNSEEN = ("memfd_create", "shmget")
 
 
 @cache
-def compiled(network: bool = False) -> bytes:
+def compiled(*, network: bool = False, cgroup: bool = True) -> bytes:
     """The filter as the kernel takes it (`struct sock_filter[]`), for this machine.
 
     Args:
         network: Whether programs have the machine's network.
+        cgroup: Whether one limits their memory; without, memory that no process has mapped is refused.
 
     Raises:
         ImportError: pyseccomp or libseccomp is missing.
@@ -72,6 +74,11 @@ def compiled(network: bool = False) -> bytes:
         rules.add_rule(refused, call, pyseccomp.Arg(0, pyseccomp.EQ, 1))
     rules.add_rule(refused, "setpriority", pyseccomp.Arg(0, pyseccomp.EQ, 0), pyseccomp.Arg(1, pyseccomp.EQ, 1))
     rules.add_rule(refused, "setpriority", pyseccomp.Arg(0, pyseccomp.EQ, _PRIO_USER))
+    for protocol in _PROTOCOLS:
+        rules.add_rule(refused, "socket", pyseccomp.Arg(2, pyseccomp.EQ, protocol))
+    if not cgroup:
+        for call in _UNSEEN:
+            rules.add_rule(refused, call)
     if network:
         # The names of abstract sockets go by the network: those of the machine's services would be within reach.
         rules.add_rule(refused, "socket", pyseccomp.Arg(0, pyseccomp.EQ, _FAMILIES[0]))

@@ -161,6 +161,12 @@ def _interpreter(engine: SandboxEngine) -> _Interpreter:
             raise AppError(f"engine.python={engine.python} isn't there")
         # A virtual environment, and what it was made from.
         prefixes = [path.parent.parent, path.resolve().parent.parent]
+    for prefix in prefixes:
+        if Path.home().is_relative_to(prefix):
+            raise AppError(
+                f"programs would see {prefix}, where the interpreter {path} is installed, and with it somebody's files; "
+                "give another one in engine.python, such as that of a virtual environment"
+            )
     inside_usr = engine.root is None
     binds = [
         Bind(str(prefix), str(prefix))
@@ -182,9 +188,11 @@ def _top(engine: SandboxEngine) -> list[Path]:
     """What stands in the programs' root: all of `engine.root`, or of this machine what belongs to its system."""
     if engine.root is None:
         return [path for name in _SYSTEM if (path := Path("/", name)).exists()]
-    folder = Path(engine.root).expanduser()
+    folder = Path(engine.root).expanduser().resolve()
     if not folder.is_dir():
         raise AppError(f"engine.root={engine.root} is no folder")
+    if Path.home().is_relative_to(folder):
+        raise AppError(f"engine.root={engine.root} holds the files of this machine: give a folder of its own")
     return [path for path in sorted(folder.iterdir()) if path.name not in _OWN]
 
 

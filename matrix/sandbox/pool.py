@@ -215,6 +215,9 @@ class Sandbox:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\0" in name or not path.name:
                 raise RefusedError(f"files: {name!r} is no path in the program's folder")
+        paths = {PurePosixPath(name) for name in execution.files}
+        if both := next((path for path in paths if paths & set(path.parents)), None):
+            raise RefusedError(f"files: {str(both)!r} lies in what is a file itself")
         if any("\0" in text for text in execution.args):
             raise RefusedError("args: an argument can't hold the character 0")
         limits = {"RLIMIT_NPROC": engine.processes, "RLIMIT_CPU": int(timeout_s) + 2}
@@ -238,11 +241,10 @@ class Sandbox:
             known = ", ".join(self._engine.languages)
             raise RefusedError(f"language: {execution.language!r} is none of {known} (engine.languages)")
         if command == "python":
-            program: dict[str, Any] = {"kind": "python", "code": execution.code}
-            if execution.test is not None:
-                names = ("test", "entry_point", "prelude")
-                program["test"] = {name: getattr(execution, name) for name in names}
-            return program
+            if execution.test is None:
+                return {"kind": "python", "main": {"main.py": execution.code}}
+            test = {name: getattr(execution, name) for name in ("test", "entry_point", "prelude")}
+            return {"kind": "candidate", "code": execution.code, "test": test}
         if execution.test is not None:
             raise RefusedError(f"test: only Python programs can be judged, not {execution.language}")
         main = re.search(MAIN, command)

@@ -29,7 +29,7 @@ _GRACE_S = 10.0
 _LATE_S = 20.0
 """Seconds after the end of a program's time after which its worker is believed to hang."""
 _OWN_MB = 64
-"""Memory of a worker itself: the interpreter, and the supervisor of a program."""
+"""Memory of the supervisors of a program and its judge, and what the interpreter may grow by."""
 _OWN_PROCESSES = 8
 _LIMITS = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 1024, "RLIMIT_MEMLOCK": 0, "RLIMIT_MSGQUEUE": 0}
 
@@ -47,6 +47,8 @@ class Worker:
 
     def __init__(self, engine: SandboxEngine) -> None:
         self._engine = engine
+        # Before there is anything that would have to be taken away.
+        jail.command(engine, [])
         self._cgroup = make_cgroup(2 * engine.processes + _OWN_PROCESSES)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         ours, theirs = socket.socketpair()
@@ -61,6 +63,7 @@ class Worker:
         )
         theirs.close()
         self._ours = ours
+        self._own_mb = _OWN_MB
         self.memory_mb: int | None = None
         self._kills = 0
 
@@ -73,15 +76,22 @@ class Worker:
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._ours, limit=1 << 20)
         settings = {
             "preload": self._engine.preload,
-            "filter": compiled(self._engine.network).hex(),
+            "filter": compiled(network=self._engine.network, cgroup=self._cgroup is not None).hex(),
             "limits": {**_LIMITS, "RLIMIT_FSIZE": self._engine.disk_mb << 20},
         }
         try:
             async with asyncio.timeout(START_S):
                 self._send(settings)
-                await self._receive()
+                ready: dict[str, Any] = await self._receive()
         except (TimeoutError, WorkerDiedError):
             raise AppError(f"The sandbox can't be set up on this machine: {self._last_words()}") from None
+        if self._cgroup is not None:
+            self._own_mb = _OWN_MB + (self._cgroup.used() >> 20)
+        elif not ready["proc"]:
+            raise AppError(
+                "This machine can't isolate programs: it lets the sandbox have neither a cgroup nor a /proc of its own, "
+                "and their memory has to be limited by one of them. Nothing was run."
+            )
 
     async def run(self, asked: dict[str, Any]) -> list[dict[str, Any] | None]:
         """Have a program run; one that is cancelled is ended.
@@ -152,10 +162,14 @@ class Worker:
                 return
 
     def _limit(self, memory_mb: int, programs: int) -> None:
-        wanted = _OWN_MB + programs * memory_mb
-        if self.memory_mb != wanted and self._cgroup is not None:
+        wanted = self._own_mb + programs * memory_mb
+        if self._cgroup is None or self.memory_mb == wanted:
+            return
+        try:
             self._cgroup.limit(wanted << 20)
-            self.memory_mb = wanted
+        except OSError as error:
+            raise WorkerDiedError(f"its cgroup takes no limit of {wanted} MB: {error}") from error
+        self.memory_mb = wanted
 
     def _send(self, message: dict[str, Any], files: Sequence[int] = ()) -> None:
         # Few bytes, which the socket always has room for: the other side reads one message after another.

@@ -48,10 +48,7 @@ def settle(uid: int, gid: int, disk_mb: int) -> None:
         disk_mb: Of each of /work, /tmp and /dev/shm.
     """
     _prctl(_SET_PDEATHSIG, _SIGKILL)
-    _write("/proc/self/uid_map", f"{UID} {uid} 1")
-    if _read("/proc/self/setgroups") != "deny":
-        _write("/proc/self/setgroups", "deny")
-    _write("/proc/self/gid_map", f"{UID} {gid} 1")
+    _be(uid, gid)
     # Its own processes may not look into it.
     _prctl(_SET_DUMPABLE, 0)
     for place in ("/work", "/tmp", "/dev/shm"):
@@ -80,8 +77,29 @@ def restrict(limits: dict[str, int], program: bytes) -> None:
     _prctl(_SET_SECCOMP, _FILTER, ctypes.addressof(filled))
 
 
+def _be(uid: int, gid: int) -> None:
+    _write("/proc/self/uid_map", f"{UID} {uid} 1")
+    if _read("/proc/self/setgroups") != "deny":
+        _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/gid_map", f"{UID} {gid} 1")
+
+
 class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("lines", ctypes.c_void_p)]
+
+
+def has_proc() -> bool:
+    """Whether fresh namespaces get a /proc of their own here."""
+    uid, gid = os.getuid(), os.getgid()
+    pid = clone()
+    if pid == 0:
+        code = 1
+        try:
+            _be(uid, gid)
+            code = 0 if _try_mount("proc", "/proc", "") else 1
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def first_to_die() -> None:

@@ -6,7 +6,6 @@ import atexit
 import builtins
 import fcntl
 import io
-import linecache
 import os
 import signal
 import socket
@@ -14,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from types import CodeType, ModuleType, TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from . import candidate, judge, kernel
@@ -60,18 +59,12 @@ def become(asked: Json, settings: Json, given: list[socket.socket], standard: li
 def _python(asked: Json) -> int:
     """Run a text as `python main.py ARGS` would; gives the exit code."""
     main = ModuleType("__main__")
-    main.__dict__.update(__file__="main.py", __builtins__=builtins, __cached__=None, __annotations__={})
+    main.__dict__.update(__file__="/work/main.py", __builtins__=builtins, __cached__=None, __annotations__={})
     sys.modules["__main__"] = main
     sys.argv = ["main.py", *asked["args"]]
     sys.path.insert(0, "/work")
     _open_standard()
-    return _ended(lambda: exec(_compiled(asked["code"]), main.__dict__))
-
-
-def _compiled(text: str) -> CodeType:
-    # So that tracebacks show lines.
-    linecache.cache["main.py"] = (len(text), None, text.splitlines(True), "main.py")
-    return compile(text, "main.py", "exec", dont_inherit=True)
+    return _ended(lambda: exec(compile(asked["main"]["main.py"], "main.py", "exec", dont_inherit=True), main.__dict__))
 
 
 def _candidate(asked: Json, channel: socket.socket) -> int:
@@ -123,9 +116,7 @@ def _ended(work: Callable[[], None]) -> int:
         code = _exit_code(end)
     except BaseException as error:  # noqa: BLE001 - what the interpreter does
         error.__traceback__ = _of_the_program(error.__traceback__)
-        # The interpreter's own looks for lines in files only.
-        hook = traceback.print_exception if sys.excepthook is sys.__excepthook__ else sys.excepthook
-        hook(type(error), error, error.__traceback__)
+        sys.excepthook(type(error), error, error.__traceback__)
         interrupted = isinstance(error, KeyboardInterrupt)
         code = 1
     # As Py_Finalize does.

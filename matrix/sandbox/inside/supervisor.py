@@ -44,20 +44,27 @@ def supervise(asked: Json, settings: Json, given: list[socket.socket], answer: i
     _write_all(stdin, asked.get("stdin", "").encode("utf-8", "surrogateescape"))
     os.lseek(stdin, 0, os.SEEK_SET)
     outputs = [os.pipe(), os.pipe()]
+    # Has something to read when a child is over: the program, or an orphan that this process has inherited.
+    ended, ending = os.pipe()
+    os.set_blocking(ending, False)
+    signal.set_wakeup_fd(ending, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
         os.close(answer)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         program.become(asked, settings, given, [stdin, outputs[0][1], outputs[1][1]])
     for number in (stdin, outputs[0][1], outputs[1][1]):
         os.close(number)
     for one in given:
         one.close()
-    watched = _Watched(pid, [reading for reading, _ in outputs], asked)
+    watched = _Watched(pid, ended, [reading for reading, _ in outputs], asked)
     watched.until(began + asked["timeout"])
     wall_s = time.monotonic() - began
     watched.end_all()
-    files, left_out = _results(asked.get("outputs", []), asked["disk_mb"] << 20)
+    files, left_out = _results(asked.get("outputs", []), asked["disk_mb"] << 20, asked.get("main", {}))
     said = {
         "why": watched.why,
         "status": watched.status,
@@ -82,8 +89,10 @@ class _Watched:
         memory_kb: Of the largest of them.
     """
 
-    def __init__(self, pid: int, readings: list[int], asked: Json) -> None:
+    def __init__(self, pid: int, ended: int, readings: list[int], asked: Json) -> None:
         self.pid = pid
+        self._ended = ended
+        self._has_children = True
         self.why: str | None = None
         self.status: int | None = None
         self.cpu_s = 0.0
@@ -96,8 +105,7 @@ class _Watched:
     def until(self, deadline: float) -> None:
         """Wait until it is over, or has to be."""
         poller = select.poll()
-        ended = os.pidfd_open(self.pid)
-        for number in (ended, *self._readings):
+        for number in (self._ended, *self._readings):
             os.set_blocking(number, False)
             poller.register(number, select.POLLIN)
         while self.why is None:
@@ -107,31 +115,43 @@ class _Watched:
                 break
             wait_s = left_s if self._memory is None else min(left_s, LOOK_S)
             for number, _ in poller.poll(wait_s * 1000 + 1):
-                if number == ended:
-                    os.close(ended)
-                    return
-                if not self._read(number):
+                if number == self._ended:
+                    os.read(number, 1 << 10)
+                    if self._reap(os.WNOHANG):
+                        return
+                elif not self._read(number):
                     poller.unregister(number)
             if self._memory is not None and _resident() > self._memory:
                 self.why = "memory"
-        os.close(ended)
 
     def end_all(self) -> None:
         """End all that is left, and take in what it wrote."""
         while True:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
-            try:
-                pid, status, used = os.wait4(-1, 0)
-            except ChildProcessError:
+            if not self._has_children:
                 break
+            self._reap(0)
+        for reading in self._readings:
+            while self.why != "output_limit" and self._read(reading):
+                pass
+
+    def _reap(self, options: int) -> bool:
+        """Take note of those that are over, orphans too; whether the program itself is."""
+        while True:
+            try:
+                pid, status, used = os.wait4(-1, options)
+            except ChildProcessError:
+                self._has_children = False
+                pid = 0
+            if not pid:
+                return self.status is not None
             self.cpu_s += used.ru_utime + used.ru_stime
             self.memory_kb = max(self.memory_kb, used.ru_maxrss)
             if pid == self.pid:
                 self.status = status
-        for reading in self._readings:
-            while self.why != "output_limit" and self._read(reading):
-                pass
+            if not options:
+                return self.status is not None
 
     def text(self, place: int) -> str:
         """What it wrote."""
@@ -181,7 +201,7 @@ def _write_all(number: int, data: bytes) -> None:
         view = view[os.write(number, view) :]
 
 
-def _results(patterns: list[str], most: int) -> tuple[Json, dict[str, str]]:
+def _results(patterns: list[str], most: int, main: Json) -> tuple[Json, dict[str, str]]:
     """Files that match; all processes are over, so that nothing changes any more. Links are never followed."""
     found: Json = {}
     left_out: dict[str, str] = {}
@@ -195,7 +215,7 @@ def _results(patterns: list[str], most: int) -> tuple[Json, dict[str, str]]:
         for name in sorted(names):
             # A name may be any bytes; an answer is text.
             relative = os.fsencode(os.path.normpath(os.path.join(path, name))).decode("utf-8", "backslashreplace")
-            if not any(fnmatch.fnmatch(relative, pattern) for pattern in patterns):
+            if relative in main or not any(fnmatch.fnmatch(relative, pattern) for pattern in patterns):
                 continue
             if len(found) + len(left_out) >= MOST_FILES:
                 left_out["..."] = f"more than {MOST_FILES} files"

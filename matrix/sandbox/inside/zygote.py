@@ -45,7 +45,7 @@ def main() -> None:
     # Not looked at, and so not written to and copied, in each fork.
     gc.collect()
     gc.freeze()
-    send(channel, b'{"ready": true}')
+    send(channel, json.dumps({"proc": kernel.has_proc()}).encode())
     while True:
         asked, files = receive(channel)
         if asked is None:
