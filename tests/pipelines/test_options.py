@@ -16,7 +16,7 @@ from matrix.pipelines.prompt import compile_prompt, compile_template
 from matrix.pipelines.scorers import SCORERS
 from matrix.spec.base import Spec
 from matrix.spec.model import SamplingSpec
-from matrix.spec.workload import DatasetSpec, GenerateSpec
+from matrix.spec.workload import DatasetSpec, ExecuteSpec, GenerateSpec
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -29,14 +29,17 @@ ROWS: dict[str, dict[str, Any]] = {
     "mcq": {"question": "Which?", "choices": ["one", "two"], "answer": 1},
     "generate": {"messages": [{"role": "user", "content": "Hi"}]},
     "inference": {"text": "Hi"},
+    "humaneval": {"prompt": "def f(x):\n", "test": "def check(f): ...", "entry_point": "f"},
+    "humaneval_completions": {"prompt": "def f(x):\n", "test": "def check(f): ...", "entry_point": "f"},
+    "mbpp": {"text": "Write f.", "test_list": ["assert f(1)"], "test_setup_code": ""},
 }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_each_option_names_and_explains_every_field(path: Path) -> None:
-    spec = SPECS[path.parent.name]
     text = path.read_text()
     fields = yaml.safe_load(text)
+    spec = ExecuteSpec if fields.get("kind") == "execute" else SPECS[path.parent.name]
     fields.pop("defaults", None)
     assert set(fields) == set(spec.model_fields)
     spec.model_validate(fields)
@@ -49,7 +52,8 @@ def test_each_option_names_and_explains_every_field(path: Path) -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A config with the groups in the order of conf/config.yaml, and nothing else."""
-    defaults = ["_self_", {"sampling": "default"}, {"dataset": "sample"}, {"pipeline": "sample_qa"}]
+    groups = {"sampling": "default", "dataset": "sample", "engine@apps.code.engine": None, "pipeline": "sample_qa"}
+    defaults = ["_self_", *({group: option} for group, option in groups.items())]
     search = {"searchpath": [CONF.as_uri()]}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"defaults": defaults, "hydra": search}))
     return tmp_path
@@ -86,7 +90,11 @@ def test_the_command_line_wins_over_what_a_pipeline_brings(root: Path) -> None:
     assert (data.name, sampling.max_tokens, sampling.n) == ("gsm8k", 16384, 4)
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "pipeline"], ids=lambda path: path.stem)
+# Those with a prompt.
+ASKING = [path for path in FILES if path.parent.name == "pipeline" and path.stem != "execute"]
+
+
+@pytest.mark.parametrize("path", ASKING, ids=lambda path: path.stem)
 def test_prompts_and_references_render(root: Path, path: Path) -> None:
     pipeline, _, _ = composed(root, f"pipeline={path.stem}")
     example = Example("1", 0, ROWS[path.stem])
@@ -94,7 +102,8 @@ def test_prompts_and_references_render(root: Path, path: Path) -> None:
     assert messages[-1]["role"] == "user"
     assert "\n\n\n" not in messages[-1]["content"]
     for scorer in pipeline.scorers:
-        SCORERS[scorer.kind].gold(compile_template(scorer.reference, "reference").render(example))
+        if scorer.kind in SCORERS:
+            SCORERS[scorer.kind].gold(compile_template(scorer.reference, "reference").render(example))
 
 
 def test_multiple_choice_lists_the_choices_one_a_line(root: Path) -> None:
