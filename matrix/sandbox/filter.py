@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
 from functools import cache
+from typing import Any, TypeAlias
 
 _REFUSED = (
     # Namespaces and file systems.
@@ -52,39 +54,48 @@ def compiled(*, network: bool = False, cgroup: bool = True) -> bytes:
     """
     import pyseccomp
 
-    # A system call of another architecture (32 bits on x86) would go by other numbers: such a process is ended.
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    # A system call of another architecture (32 bits on x86) would go by other numbers: such a process is ended.
     rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
-    refused = pyseccomp.ERRNO(errno.EPERM)
-    for name in _REFUSED:
+    for name in (*_REFUSED, *(() if cgroup else _UNSEEN)):
         # Some architectures lack some, and older libraries don't know the newest.
         if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) != -1:
-            rules.add_rule(refused, name)
-    for bit in range(32):
-        if _NAMESPACES >> bit & 1:
-            rules.add_rule(refused, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, 1 << bit, 1 << bit))
+            rules.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
+    for name, *arguments in (*_flags(), *_sockets(network=network), *_of_others(), *_terminals()):
+        given = [pyseccomp.Arg(place, pyseccomp.MASKED_EQ, mask, value) for place, mask, value in arguments]
+        rules.add_rule(pyseccomp.ERRNO(errno.EPERM), name, *given)
     # Its flags are in memory, where a filter can't look. libc goes back to clone.
     rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
-    for family in range(_FAMILIES[-1] + 1):
-        if family not in _FAMILIES:
-            rules.add_rule(refused, "socket", pyseccomp.Arg(0, pyseccomp.EQ, family))
-    rules.add_rule(refused, "socket", pyseccomp.Arg(0, pyseccomp.GT, _FAMILIES[-1]))
-    for call in _OF_OTHERS:
-        # The first process of the namespaces is what holds the program to its limits.
-        rules.add_rule(refused, call, pyseccomp.Arg(0, pyseccomp.EQ, 1))
-    rules.add_rule(refused, "setpriority", pyseccomp.Arg(0, pyseccomp.EQ, 0), pyseccomp.Arg(1, pyseccomp.EQ, 1))
-    rules.add_rule(refused, "setpriority", pyseccomp.Arg(0, pyseccomp.EQ, _PRIO_USER))
-    for protocol in _PROTOCOLS:
-        rules.add_rule(refused, "socket", pyseccomp.Arg(2, pyseccomp.EQ, protocol))
-    if not cgroup:
-        for call in _UNSEEN:
-            rules.add_rule(refused, call)
-    if network:
-        # The names of abstract sockets go by the network: those of the machine's services would be within reach.
-        rules.add_rule(refused, "socket", pyseccomp.Arg(0, pyseccomp.EQ, _FAMILIES[0]))
-    for request in _TERMINALS:
-        rules.add_rule(refused, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))
+    rules.add_rule(pyseccomp.ERRNO(errno.EPERM), "socket", pyseccomp.Arg(0, pyseccomp.GT, _FAMILIES[-1]))
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0, os.SEEK_SET)
         return file.read()
+
+
+# A call, and for some of its arguments: which one, the bits that count, and what they are where it is refused. An `int`
+# is half of a register, and what is in the other half the kernel doesn't look at.
+_Refusal: TypeAlias = tuple[Any, ...]
+_INT = 0xFFFFFFFF
+
+
+def _flags() -> Iterator[_Refusal]:
+    return (("clone", (0, 1 << bit, 1 << bit)) for bit in range(32) if _NAMESPACES >> bit & 1)
+
+
+def _sockets(*, network: bool) -> Iterator[_Refusal]:
+    # The names of abstract sockets go by the network: with it those of the machine's services would be within reach.
+    allowed = _FAMILIES[1:] if network else _FAMILIES
+    yield from (("socket", (0, _INT, family)) for family in range(_FAMILIES[-1] + 1) if family not in allowed)
+    yield from (("socket", (2, _INT, protocol)) for protocol in _PROTOCOLS)
+
+
+def _of_others() -> Iterator[_Refusal]:
+    """The first process of the namespaces is what holds the program to its limits."""
+    yield from ((call, (0, _INT, 1)) for call in _OF_OTHERS)
+    yield "setpriority", (0, _INT, 0), (1, _INT, 1)
+    yield "setpriority", (0, _INT, _PRIO_USER)
+
+
+def _terminals() -> Iterator[_Refusal]:
+    return (("ioctl", (1, _INT, request)) for request in _TERMINALS)

@@ -164,7 +164,7 @@ def _interpreter(engine: SandboxEngine) -> _Interpreter:
     for prefix in prefixes:
         if Path.home().is_relative_to(prefix):
             raise AppError(
-                f"programs would see {prefix}, where the interpreter {path} is installed, and with it somebody's files; "
+                f"programs would see {prefix}, where the interpreter {path} is installed, and so somebody's files; "
                 "give another one in engine.python, such as that of a virtual environment"
             )
     inside_usr = engine.root is None

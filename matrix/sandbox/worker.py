@@ -89,8 +89,8 @@ class Worker:
             self._own_mb = _OWN_MB + (self._cgroup.used() >> 20)
         elif not ready["proc"]:
             raise AppError(
-                "This machine can't isolate programs: it lets the sandbox have neither a cgroup nor a /proc of its own, "
-                "and their memory has to be limited by one of them. Nothing was run."
+                "This machine can't isolate programs: their memory is limited by a cgroup or watched in a /proc of "
+                "their own, and it allows neither. Nothing was run."
             )
 
     async def run(self, asked: dict[str, Any]) -> list[dict[str, Any] | None]:
