@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -46,6 +47,9 @@ HYDRA = {"hydra", "omegaconf"}
 
 # Take a second or more to import, or are not installed everywhere: imported by the function that needs them.
 HEAVY = {"ray", "torch", "vllm", "transformers", "wandb", "datasets", "sympy", "math_verify"}
+# Runs as a package of its own (`inside`) in a sandbox, where matrix isn't: within it imports are relative, and apart from
+# that there is nothing but the standard library.
+ALONE = ROOT / "matrix" / "sandbox" / "inside"
 # Files that are only ever imported inside a Ray actor or a subprocess of their own.
 RUN_ELSEWHERE: set[str] = set()
 
@@ -56,23 +60,25 @@ GENERATED = {"matrix/wire/openai_pb2.py", "matrix/wire/openai_pb2_grpc.py"}
 MODULES = sorted((ROOT / "matrix").rglob("*.py"))
 
 
-def imports(tree: ast.AST, *, lazy: bool = True) -> Iterator[tuple[int, str]]:
+def imports(tree: ast.AST, *, lazy: bool = True, own: str | None = None) -> Iterator[tuple[int, str]]:
     """Yield (line, dotted name) of everything imported; `from a import b` gives `a.b`.
 
     Args:
         tree: The parsed module.
         lazy: Also what importing the module doesn't load: imports in functions and under `if TYPE_CHECKING`.
+        own: Dotted name of the package that it stands in, if it may say so by a relative import.
     """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: relative import"
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+            assert node.level == 0 or (own and node.level == 1), f"line {node.lineno}: relative import"
+            package = ".".join(filter(None, [own if node.level else None, node.module]))
+            yield from ((node.lineno, f"{package}.{alias.name}") for alias in node.names)
         elif lazy or not (
             isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_type_checking(node)
         ):
-            yield from imports(node, lazy=lazy)
+            yield from imports(node, lazy=lazy, own=own)
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -107,7 +113,8 @@ def is_below(name: str, parents: Iterable[str]) -> bool:
 def all_imports(*, lazy: bool = True) -> Iterator[tuple[Path, str, str]]:
     """Yield (file, where it is, dotted name) of every import in matrix/."""
     for path in MODULES:
-        for line, name in imports(ast.parse(path.read_text()), lazy=lazy):
+        own = "matrix.sandbox.inside" if path.parent == ALONE else None
+        for line, name in imports(ast.parse(path.read_text()), lazy=lazy, own=own):
             yield path, f"{path.relative_to(ROOT)}:{line} imports {name}", name
 
 
@@ -133,6 +140,17 @@ def test_neighbours_are_needed() -> None:
 def test_hydra_stays_at_the_door() -> None:
     wrong = [
         where for path, where, name in all_imports() if is_below(name, HYDRA) and package_of(path) not in KNOW_HYDRA
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_inside_of_a_sandbox_stands_alone() -> None:
+    wrong = [
+        where
+        for path, where, name in all_imports()
+        if path.parent == ALONE
+        and not is_below(name, {"matrix.sandbox.inside"})
+        and name.partition(".")[0] not in sys.stdlib_module_names
     ]
     assert not wrong, "\n".join(wrong)
 

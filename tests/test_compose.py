@@ -34,6 +34,7 @@ NEEDS = {
     "engine=bedrock": ["engine.region=us-west-2", *API],
     "engine=sagemaker": ["engine.region=us-west-2", "engine.endpoint=mine", *API],
     "engine=simulated": API,
+    "engine=container": ["engine.images.host=host"],
     "recipes=tau2_retail": ["agents.roles.environment.options.data=package:matrix.agents.teams.tau2/domains/library"],
     "engine=sglang": ["engine.python=/bin/sh", "cluster=slurm"],
     "model=sandbox": ["engine=sandbox"],

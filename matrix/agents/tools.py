@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from matrix.client.containers import Ran
-from matrix.data.rows import Response, Score
-from matrix.sandbox.execution import Executed
+if TYPE_CHECKING:
+    from matrix.client.containers import Ran
+    from matrix.data.rows import Response, Score
+    from matrix.sandbox.execution import Executed
 
 
 class Container(Protocol):

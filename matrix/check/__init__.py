@@ -15,9 +15,18 @@ from matrix.check.fit import check_fit, check_room
 from matrix.check.problems import type_problem, union_member
 from matrix.check.resources import check_resources
 from matrix.check.sections import check_cluster, check_data, check_executes, check_pipeline, check_work, check_workload
-from matrix.check.services import check_host
 from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
-from matrix.spec import AgentsSpec, AppSpec, ClusterSpec, EngineSpec, ModelSpec, RunSpec, SamplingSpec, SlurmCluster
+from matrix.spec import (
+    SERVICES,
+    AgentsSpec,
+    AppSpec,
+    ClusterSpec,
+    EngineSpec,
+    ModelSpec,
+    RunSpec,
+    SamplingSpec,
+    SlurmCluster,
+)
 from matrix.tracking.tracker import check_tracker
 
 __all__ = ["check"]
@@ -83,7 +92,7 @@ def _engine(engine: EngineSpec, model: ModelSpec) -> list[Problem]:
 
 
 def _fit(cluster: ClusterSpec, engine: EngineSpec, model: ModelSpec) -> list[Problem]:
-    return check_fit("", cluster, engine, model) + check_host("", cluster, engine)
+    return check_fit("", cluster, engine, model) + _host("", cluster, engine)
 
 
 def _apps(apps: dict[str, AppSpec]) -> list[Problem]:
@@ -94,8 +103,16 @@ def _apps_fit(cluster: ClusterSpec, apps: dict[str, AppSpec]) -> list[Problem]:
     problems = []
     for name, app in apps.items():
         problems += check_fit(f"apps.{name}.", cluster, app.engine, app.model)
-        problems += check_host(f"apps.{name}.", cluster, app.engine)
+        problems += _host(f"apps.{name}.", cluster, app.engine)
     return problems
+
+
+def _host(prefix: str, cluster: ClusterSpec, engine: EngineSpec) -> list[Problem]:
+    if engine.kind not in SERVICES:
+        return []
+    from matrix.check.services import check_host
+
+    return check_host(prefix, cluster, engine)
 
 
 def _agents(agents: AgentsSpec | None, sampling: SamplingSpec, apps: dict[str, AppSpec]) -> list[Problem]:

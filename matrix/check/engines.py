@@ -9,7 +9,6 @@ from pathlib import Path
 
 from matrix.check.arguments import check_arguments
 from matrix.check.problems import is_installed, not_installed
-from matrix.check.services import check_service
 from matrix.errors import Problem
 from matrix.models.source import check_source
 from matrix.spec import (
@@ -60,6 +59,8 @@ def check_engine(prefix: str, engine: EngineSpec, model: ModelSpec) -> list[Prob
                 key = f"{prefix}engine.outputs"
                 problems.append(Problem(key, engine.outputs, "no such file", "a JSONL file of answers, or null"))
         case SandboxEngine() | ContainerEngine():
+            from matrix.check.services import check_service
+
             problems += check_service(prefix, engine)
         case OpenAIEngine():
             problems += _keys(prefix, engine.api_key_env, "null if the server asks for none")

@@ -7,7 +7,6 @@ from pathlib import Path
 from matrix.check.problems import is_installed, not_installed
 from matrix.data.sources import check_dataset
 from matrix.errors import ConfigError, Problem
-from matrix.pipelines.executions import ExecutionBuilder
 from matrix.pipelines.prompt import compile_prompt
 from matrix.pipelines.references import References
 from matrix.spec import (
@@ -72,6 +71,9 @@ def check_pipeline(pipeline: PipelineSpec | None) -> list[Problem]:
     problems: list[Problem] = []
     try:
         if isinstance(pipeline, ExecuteSpec):
+            # Loads what an execution is.
+            from matrix.pipelines.executions import ExecutionBuilder
+
             ExecutionBuilder(pipeline)
         else:
             compile_prompt(pipeline)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from matrix.client.http import ModelClient
 from matrix.data.rows import Score
 from matrix.errors import DataError
 from matrix.pipelines.programs import before, last_defined, program
 from matrix.pipelines.references import CodeTest
 from matrix.pipelines.scorers import ANSWER_LIMIT
 from matrix.sandbox.execution import Executed, Execution
+
+if TYPE_CHECKING:
+    from matrix.client.http import ModelClient
 
 NO_CODE = "no_code"
 """Status of an answer that holds no program; the others are those of `Executed`."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from matrix.data.rows import Example
 from matrix.errors import ConfigError, Problem
 from matrix.pipelines.prompt import Template, compile_template
 from matrix.spec.workload import CodeScorerSpec, ScorerSpec
+
+if TYPE_CHECKING:
+    from matrix.data.rows import Example
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert json.loads(ok["response"]["tool_calls"]) == answer.tool_calls
     assert json.loads(ok["response"]["usage"]) == answer.usage
     assert (ok["response"]["latency_s"], ok["response"]["attempts"]) == (0.25, 2)
-    assert ok["scores"] == [{"scorer": "number", "values": [1.0, 0.0], "answers": ["4", None]}]
+    assert ok["scores"] == [{"scorer": "number", "values": [1.0, 0.0], "answers": ["4", None], "statuses": None}]
     assert ok["error"] is None
     assert error["response"] is None
     assert error["error"] == {"type": "http_400", "message": "too long", "attempts": 1, "traceback": None}

@@ -14,10 +14,10 @@ import pytest
 from matrix.data.rows import Score
 from matrix.errors import DataError
 from matrix.pipelines.scoring_pool import ScoringPool
-from matrix.spec.workload import ScorerSpec
+from matrix.spec.workload import TextScorerSpec
 
-MATH = ScorerSpec(kind="math", reference="{{ answer }}")
-NUMBER = ScorerSpec(kind="number", reference="{{ answer }}")
+MATH = TextScorerSpec(kind="math", reference="{{ answer }}")
+NUMBER = TextScorerSpec(kind="number", reference="{{ answer }}")
 HOSTILE = ["10**10**10**10", r"\boxed{\sum_{k=1}^{10^9} \frac{1}{k}}"]
 
 
@@ -53,7 +53,7 @@ async def eventually(condition: Callable[[], bool], limit_s: float = 60) -> None
 
 
 async def test_scores_every_text_with_every_scorer_by_label() -> None:
-    named = ScorerSpec(kind="exact", name="same", reference="{{ answer }}")
+    named = TextScorerSpec(kind="exact", name="same", reference="{{ answer }}")
     async with ScoringPool([MATH, NUMBER, named]) as pool:
         scores = await pool.score(
             [r"\boxed{0.5}", "1/2", "?"], {"math": r"\frac{1}{2}", "number": "0.5", "same": "1/2."}
@@ -166,10 +166,10 @@ async def test_a_reference_without_an_answer_is_a_data_error_before_and_while_sc
 DRIVER = f"""
 import asyncio
 from matrix.pipelines.scoring_pool import ScoringPool
-from matrix.spec.workload import ScorerSpec
+from matrix.spec.workload import TextScorerSpec
 
 async def main():
-    async with ScoringPool([ScorerSpec(kind="math", reference="x")], workers=2, timeout_s=600) as pool:
+    async with ScoringPool([TextScorerSpec(kind="math", reference="x")], workers=2, timeout_s=600) as pool:
         await pool.score(["1"], {{"math": "1"}})
         print("ready", flush=True)
         await pool.score([{HOSTILE[0]!r}], {{"math": "1"}})

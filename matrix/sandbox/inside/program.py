@@ -59,7 +59,9 @@ def become(asked: Json, settings: Json, given: list[socket.socket], standard: li
 def _python(asked: Json) -> int:
     """Run a text as `python main.py ARGS` would; gives the exit code."""
     main = ModuleType("__main__")
-    main.__dict__.update(__file__="/work/main.py", __builtins__=builtins, __cached__=None, __annotations__={})
+    main.__dict__.update(
+        __file__=os.path.abspath("main.py"), __builtins__=builtins, __cached__=None, __annotations__={}
+    )
     sys.modules["__main__"] = main
     sys.argv = ["main.py", *asked["args"]]
     sys.path.insert(0, "/work")

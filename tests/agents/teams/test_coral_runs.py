@@ -73,12 +73,12 @@ def test_rows_end_as_they_should(finished: tuple[list[dict[str, Any]], dict[str,
         for name, row in found.items()
     }
     assert ends == {
-        "at once": ("agreement", 2, {"values": [1.0], "answers": ["C"]}),
-        "convinced": ("agreement", 4, {"values": [0.0], "answers": ["A"]}),
-        "never": ("max_turns", 6, {"values": [1.0], "answers": ["B"]}),
-        "silence keeps": ("agreement", 4, {"values": [1.0], "answers": ["C"]}),
-        "beyond": ("max_turns", 6, {"values": [0.0], "answers": [None]}),
-        "garbage": ("max_turns", 6, {"values": [0.0], "answers": [None]}),
+        "at once": ("agreement", 2, {"values": [1.0], "answers": ["C"], "statuses": None}),
+        "convinced": ("agreement", 4, {"values": [0.0], "answers": ["A"], "statuses": None}),
+        "never": ("max_turns", 6, {"values": [1.0], "answers": ["B"], "statuses": None}),
+        "silence keeps": ("agreement", 4, {"values": [1.0], "answers": ["C"], "statuses": None}),
+        "beyond": ("max_turns", 6, {"values": [0.0], "answers": [None], "statuses": None}),
+        "garbage": ("max_turns", 6, {"values": [0.0], "answers": [None], "statuses": None}),
     }
     # FakeEngine counts words: "teacher turn 1: A" has four.
     assert found["convinced"]["metrics"] == {
