@@ -78,8 +78,8 @@ def command(engine: SandboxEngine, entrances: list[Path]) -> list[str]:
     Raises:
         AppError: The interpreter isn't there.
     """
-    python = _interpreter(engine)
-    binds = [*_system(engine), *python.binds, Bind(str(INSIDE), "/matrix/inside")]
+    system, python = _system(engine), _interpreter(engine)
+    binds = [*system, *python.binds, Bind(str(INSIDE), "/matrix/inside")]
     before: list[str] = []
     if os.geteuid() == _ROOT:
         # Who isn't root may not be able to get to where they are.
