@@ -13,7 +13,7 @@ _REFUSED = (
     # Namespaces and file systems.
     "mount", "umount", "umount2", "pivot_root", "chroot", "unshare", "setns", "fsopen", "fsconfig", "fsmount", "fspick",
     "move_mount", "open_tree", "mount_setattr", "quotactl", "quotactl_fd", "swapon", "swapoff", "open_by_handle_at",
-    "name_to_handle_at", "fanotify_init", "fanotify_mark", "acct", "nfsservctl", "mknod", "mknodat",
+    "name_to_handle_at", "fanotify_init", "fanotify_mark", "acct", "nfsservctl",
     # Other processes.
     "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "kcmp", "pidfd_getfd",
     # The kernel itself.

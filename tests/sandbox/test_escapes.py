@@ -59,7 +59,6 @@ REFUSED = {
     "importance of the supervisor": "import os; os.setpriority(os.PRIO_PROCESS, 1, 19)",
     "importance of all": "import os; os.setpriority(os.PRIO_USER, 0, 19)",
     "processors of the supervisor": "import os; os.sched_setaffinity(1, {0})",
-    "fifo": "import os; os.mkfifo('x')",
     "device": "import os, stat; os.mknod('x', stat.S_IFBLK | 0o666, os.makedev(8, 0))",
     "other user": "import os; os.setuid(0)",
 }
