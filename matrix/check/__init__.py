@@ -14,7 +14,15 @@ from matrix.check.engines import check_app_names, check_engine
 from matrix.check.fit import check_fit, check_room
 from matrix.check.problems import type_problem, union_member
 from matrix.check.resources import check_resources
-from matrix.check.sections import check_cluster, check_data, check_executes, check_pipeline, check_work, check_workload
+from matrix.check.sections import (
+    check_cluster,
+    check_data,
+    check_executes,
+    check_pipeline,
+    check_scorers,
+    check_work,
+    check_workload,
+)
 from matrix.errors import ClusterError, ConfigError, Problem, did_you_mean
 from matrix.spec import (
     SERVICES,
@@ -138,6 +146,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., list[Problem]]], ...] = (
     (("pipeline", "agents"), check_work),
     (("pipeline",), check_pipeline),
     (("pipeline", "engine"), check_executes),
+    (("pipeline", "agents", "apps"), check_scorers),
     (("agents", "sampling", "apps"), _agents),
     (("tracker",), check_tracker),
 )

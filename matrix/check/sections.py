@@ -12,8 +12,10 @@ from matrix.pipelines.references import References
 from matrix.spec import (
     SERVICES,
     AgentsSpec,
+    AppSpec,
     AttachCluster,
     ClusterSpec,
+    CodeScorerSpec,
     DatasetSpec,
     EngineSpec,
     ExecuteSpec,
@@ -93,6 +95,27 @@ def check_executes(pipeline: PipelineSpec | None, engine: EngineSpec) -> list[Pr
     return [
         Problem("engine.kind", engine.kind, "runs no programs", "engine=sandbox model=sandbox, or another pipeline")
     ]
+
+
+def check_scorers(pipeline: PipelineSpec | None, agents: AgentsSpec | None, apps: dict[str, AppSpec]) -> list[Problem]:
+    """Programs have a sandbox that runs them, and as much time and memory as it gives."""
+    problems = []
+    for section, work in (("pipeline", pipeline), ("agents", agents)):
+        for number, scorer in enumerate(work.scorers if work else []):
+            if not isinstance(scorer, CodeScorerSpec):
+                continue
+            key = f"{section}.scorers.{number}"
+            engine = apps[scorer.app].engine if scorer.app in apps else None
+            if not isinstance(engine, SandboxEngine):
+                what = "no such app" if engine is None else f"engine={engine.kind} runs no programs"
+                problems.append(Problem(f"{key}.app", scorer.app, what, f"apps.{scorer.app}.engine=sandbox makes one"))
+                continue
+            for own, most in (("timeout_s", "max_timeout_s"), ("memory_mb", "max_memory_mb")):
+                given, limit = getattr(scorer, own), getattr(engine, most)
+                if given is not None and given > limit:
+                    message = f"is more than apps.{scorer.app}.engine.{most}={limit:g}"
+                    problems.append(Problem(f"{key}.{own}", given, message, f"set both, or at most {limit:g}"))
+    return problems
 
 
 def check_asked(spec: RunSpec) -> list[Problem]:

@@ -195,6 +195,7 @@ def _fixed(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a stored spec that changes what the rows say."""
     fixed = {key: value for key, value in spec.items() if key not in _FREE}
     fixed |= _fixed_of_app(spec)
+    asked: set[str | None] = set()
     if agents := spec.get("agents"):
         # Its file's content is compared, wherever that stands.
         roles = {
@@ -202,8 +203,14 @@ def _fixed(spec: Mapping[str, Any]) -> dict[str, Any]:
             for name, role in agents["roles"].items()
         }
         fixed["agents"] = {key: value for key, value in agents.items() if key != "file"} | {"roles": roles}
-        asked = {role["app"] for role in agents["roles"].values()}
-        fixed["apps"] = {name: _fixed_of_app(app) for name, app in spec["apps"].items() if name in asked}
+        asked |= {role["app"] for role in agents["roles"].values()}
+    for section in ("pipeline", "agents"):
+        if section in fixed and "scorers" in (fixed[section] or {}):
+            asked |= {scorer.get("app") for scorer in fixed[section]["scorers"]}
+            # The k of pass@k are worked out from the rows.
+            scorers = [{**scorer, "pass_at": None} for scorer in fixed[section]["scorers"]]
+            fixed[section] = {**fixed[section], "scorers": scorers}
+    fixed["apps"] = {name: _fixed_of_app(app) for name, app in spec["apps"].items() if name in asked}
     return fixed
 
 

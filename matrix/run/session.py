@@ -19,7 +19,6 @@ from matrix.spec import (
     SERVICES,
     AppSpec,
     ClusterSpec,
-    ContainerEngine,
     GatewayEngine,
     LocalCluster,
     OpenAIEngine,
@@ -175,8 +174,8 @@ class Session:
         from matrix.apps.lookup import door_addresses, find_app, wait_for_urls
 
         name, engine = self._used[app], spec.all_apps()[app].engine
-        # Containers are asked for by HTTP only.
-        grpc = spec.workload.use_grpc and not isinstance(engine, ContainerEngine)
+        # Containers are asked for by HTTP only, and what runs programs beside a model need not take gRPC.
+        grpc = spec.workload.use_grpc and engine.grpc
         began = time.monotonic()
         found = wait_for_urls(name, engine.start_timeout_s, grpc=grpc)
         waited_s += time.monotonic() - began

@@ -25,7 +25,7 @@ from matrix.pipelines.generate import Generate
 from matrix.pipelines.scoring_pool import ScoringPool
 from matrix.run.session import Served
 from matrix.run.watchdog import watching
-from matrix.spec import ContainerEngine, RunSpec
+from matrix.spec import ContainerEngine, EngineSpec, RunSpec, SandboxEngine
 from matrix.spec.workload import WorkloadSpec
 
 
@@ -56,7 +56,7 @@ class Workload:
         self._workload = spec.workload
         engines = {name: app.engine for name, app in spec.all_apps().items()}
         self._clients = {
-            name: _client(spec.workload, one, share)
+            name: _client(_limits_of(spec.workload, engines[name]), one, share)
             for name, one in served.items()
             if not isinstance(engines[name], ContainerEngine)
         }
@@ -65,7 +65,7 @@ class Workload:
             for name, one in served.items()
             if isinstance(engines[name], ContainerEngine)
         }
-        self._scoring = ScoringPool(spec.scorers, workers=_scoring_workers(share))
+        self._scoring = ScoringPool(spec.scorers, workers=_scoring_workers(share), clients=self._clients)
         self.pipeline: Generate | Team
         if spec.pipeline is not None:
             self.pipeline = Generate(spec, spec.pipeline, self._clients[spec.main_app], self._scoring, emit)
@@ -138,6 +138,12 @@ class _calm_collector:  # noqa: N801 - a context manager that reads like a funct
 def _endpoints(served: Served) -> Endpoints:
     every_s = NEWS_S if served.app else 30.0
     return Endpoints(served.urls, served.refresh(), refresh_every_s=every_s, fallback=served.front_door)
+
+
+def _limits_of(workload: WorkloadSpec, engine: EngineSpec) -> WorkloadSpec:
+    """What a paid API allows is no limit of a sandbox."""
+    free = {"requests_per_minute": None, "tokens_per_minute": None}
+    return workload.model_copy(update=free) if isinstance(engine, SandboxEngine) else workload
 
 
 def _client(workload: WorkloadSpec, served: Served, share: int) -> ModelClient:

@@ -30,6 +30,7 @@ from matrix.spec.model import ModelSpec, Price, SamplingSpec
 from matrix.spec.services import SERVICES, ContainerEngine, EngineSpec, SandboxEngine, ServiceEngine
 from matrix.spec.tracker import NoTracker, TrackerSpec, WandbTracker
 from matrix.spec.workload import (
+    CodeScorerSpec,
     Concurrency,
     DatasetSpec,
     ExecuteSpec,
@@ -50,6 +51,7 @@ __all__ = [
     "AzureEngine",
     "BedrockEngine",
     "ClusterSpec",
+    "CodeScorerSpec",
     "Concurrency",
     "ContainerEngine",
     "DatasetSpec",
@@ -166,11 +168,12 @@ class RunSpec(Spec):
 
     @property
     def asked_apps(self) -> list[str]:
-        """Apps that the workload asks: the main one, and those of roles and tools."""
+        """Apps that the workload asks: the main one, and those of roles, tools and scorers."""
         roles = self.agents.named.values() if self.agents else ()
         tools = self.agents.service_tools.values() if self.agents else ()
         of_team = [*(role.app for role in roles if role.app), *(tool.app for tool in tools)]
-        return list(dict.fromkeys([self.main_app, *of_team]))
+        of_scorers = (scorer.app for scorer in self.scorers if isinstance(scorer, CodeScorerSpec))
+        return list(dict.fromkeys([self.main_app, *of_team, *of_scorers]))
 
     @property
     def role_prices(self) -> dict[str, Price]:
