@@ -87,3 +87,33 @@ def test_containers_without_an_image_or_with_more_than_there_is() -> None:
     keys = [problem.key for problem in check_service("apps.box.", engine)]
     assert keys == ["apps.box.engine.any_image", "apps.box.engine.grpc", "apps.box.engine.mounts"]
     assert [problem.key for problem in check_service("", ContainerEngine(kind="container"))] == ["engine.images"]
+
+
+def test_programs_of_answers_need_a_sandbox_that_gives_them_what_they_ask_for() -> None:
+    def said(apps: dict[str, Any], **scorer: Any) -> list[str]:
+        code = {"kind": "code", "reference": "{{ test }}", **scorer}
+        pipeline = {"kind": "generate", "name": "p", "text_key": "x", "scorers": [code]}
+        return problems(pipeline=pipeline, apps=apps)
+
+    assert said(app(), timeout_s=300, memory_mb=4096) == []
+    (missing,) = said({})
+    assert missing.startswith("pipeline.scorers.0.app=code: no such app (apps.code.engine=sandbox makes one")
+    (other,) = said({"code": {"engine": {"kind": "simulated"}, "model": {"name": "m2"}}})
+    assert other.startswith("pipeline.scorers.0.app=code: engine=simulated runs no programs")
+    more = said(app(), timeout_s=301, memory_mb=5000)
+    assert more[0].startswith("pipeline.scorers.0.timeout_s=301.0: is more than apps.code.engine.max_timeout_s=300")
+    assert more[1].startswith("pipeline.scorers.0.memory_mb=5000: is more than apps.code.engine.max_memory_mb=4096")
+    (template,) = said(app(), context="{{")
+    assert template.startswith("pipeline.scorers.0.context")
+
+
+def test_a_pipeline_brings_its_sandbox() -> None:
+    rows = ["tracker=none", "pipeline=humaneval", "dataset=humaneval_sample"]
+    for more in ([], ["apps.code.engine=sandbox"]):
+        spec = compose_spec([*rows, *more, "apps.code.engine.memory_mb=300"])
+        engine = spec.apps["code"].engine
+        assert isinstance(engine, SandboxEngine)
+        assert engine.memory_mb == 300
+        assert spec.asked_apps == ["smollm2", "code"]
+    spec = compose_spec([*rows, "apps.mine.engine=sandbox", "pipeline.scorers.0.app=mine"])
+    assert spec.asked_apps == ["smollm2", "mine"]

@@ -121,6 +121,26 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_sample(samples: list[bool]
     assert pass_at_k(len(samples), sum(samples), k) == pytest.approx(sum(map(any, draws)) / len(draws))
 
 
+def test_the_k_that_are_asked_for() -> None:
+    rows = list(in_order([ok("a", [1] + [0] * 9), ok("b", [0] * 10), ok("c", [1, 1])]))
+    summary = summarise(rows, ["s"], {"s": [10, 5, 1, 100]}).scorers["s"]
+    # Over the questions that have so many samples; of 100 there are none.
+    assert summary.pass_at == {1: pytest.approx((0.1 + 0 + 1) / 3), 5: pytest.approx(0.25), 10: pytest.approx(0.5)}
+    assert list(summary.to_dict())[:6] == ["accuracy", "stderr", "avg@10", "pass@1", "pass@5", "pass@10"]
+
+
+def test_what_was_run_is_counted_by_status_and_does_not_vote() -> None:
+    rows = [ok("a", [1, 0], ["passed", "timeout"]), ok("b", [0, 0], ["timeout", None])]
+    for row, statuses in zip(rows, (["ok", "timeout"], ["timeout", "no_code"]), strict=True):
+        row.scores["s"] = replace(row.scores["s"], statuses=statuses)
+    summary = scored(*rows)
+    assert summary.statuses == {"timeout": 2, "ok": 1, "no_code": 1}
+    assert (summary.maj_at_k, summary.unparsed, summary.accuracy) == (None, 1, 0.25)
+    assert "maj@2" not in summary.to_dict()
+    assert summary.to_dict()["statuses"] == summary.statuses
+    assert "statuses" not in scored(ok("a", [1])).to_dict()
+
+
 @given(st.integers(1, 2000), st.data())
 def test_pass_at_k_stays_within_bounds_for_many_samples(n: int, data: st.DataObject) -> None:
     right, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))

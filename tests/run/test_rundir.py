@@ -89,3 +89,21 @@ def test_a_team_keeps_to_its_apps_its_roles_and_its_code(tmp_path: Path) -> None
     moved.write_text(code.replace("yes", "no"))
     with pytest.raises(ConfigError, match=r"agents.file=.*moved.py: has changed since the run dir began"):
         again.keep_agents(moved)
+
+
+def test_programs_keep_to_their_sandbox_but_not_to_k(tmp_path: Path) -> None:
+    def open_with(*more: str) -> None:
+        run_dir = RunDir(tmp_path)
+        run_dir.open(
+            compose_spec(
+                ["engine=openai", "engine.api_key_env=null", "tracker=none", "pipeline=humaneval",
+                 "dataset=humaneval_sample", *more]
+            )
+        )  # fmt: skip
+        run_dir.write_environment({"data": {"fingerprint": None}, "model": {"revision": None, "checksum": None}})
+
+    open_with()
+    open_with("pipeline.scorers.0.pass_at=[1,5]", "apps.code.engine.cpus=2")
+    for changed in ("apps.code.engine.memory_mb=100", "pipeline.scorers.0.timeout_s=1"):
+        with pytest.raises(ConfigError, match=r"memory_mb|scorers"):
+            open_with(changed)
