@@ -115,5 +115,5 @@ def test_a_pipeline_brings_its_sandbox() -> None:
         assert isinstance(engine, SandboxEngine)
         assert engine.memory_mb == 300
         assert spec.asked_apps == ["smollm2", "code"]
-    spec = compose_spec([*rows, "apps.mine.engine=sandbox", "pipeline.scorers.0.app=mine"])
+    spec = compose_spec([*rows, "cluster.cpus=4", "apps.mine.engine=sandbox", "pipeline.scorers.0.app=mine"])
     assert spec.asked_apps == ["smollm2", "mine"]
