@@ -1,12 +1,31 @@
-"""Own a Sandbox until the end: for test_hosts.py, which ends it."""
+"""A process that owns a Sandbox with a program in it, until somebody ends it."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 
 from matrix.sandbox.execution import Execution
 from matrix.sandbox.pool import Sandbox
 from matrix.spec.services import SandboxEngine
+from tests.checkout import ROOT
+
+
+def start_owner() -> subprocess.Popen[str]:
+    """Start one; returns when its program runs."""
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "tests.sandbox.owner"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert owner.stdout is not None
+    with owner.stdout:
+        assert owner.stdout.readline() == "ready\n"
+    return owner
 
 
 async def main() -> None:

@@ -19,6 +19,7 @@ from matrix.sandbox.jail import Bind, _stage
 from matrix.sandbox.pool import Sandbox
 from matrix.spec.services import SandboxEngine
 from tests.checkout import ROOT
+from tests.sandbox.owner import start_owner
 
 HERE = Path(__file__).parent
 USER = "12345"
@@ -101,12 +102,7 @@ def ancestors(process: int) -> list[int]:
 
 
 def test_nothing_outlives_an_owner_that_is_killed() -> None:
-    owner = subprocess.Popen(
-        [sys.executable, "-m", "tests.sandbox.owner"], stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert owner.stdout is not None
-    assert owner.stdout.readline() == "ready\n"
+    owner = start_owner()
     there = zygotes(owner.pid)
     # The two, and the supervisor and the program of one of them; bubblewrap itself has the words on its command line, too.
     assert len(there) >= 4

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,7 +18,7 @@ from matrix.sandbox.jail import INSIDE
 from matrix.sandbox.pool import Sandbox
 from matrix.sandbox.worker import Worker
 from matrix.spec.services import SandboxEngine
-from tests.checkout import ROOT
+from tests.sandbox.owner import start_owner
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -94,16 +92,10 @@ def cgroups(owner: int) -> list[Path]:
 
 
 def test_what_a_killed_owner_leaves_is_taken_away_by_the_next() -> None:
-    owner = subprocess.Popen(
-        [sys.executable, "-m", "tests.sandbox.owner"], stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert owner.stdout is not None
-    assert owner.stdout.readline() == "ready\n"
+    owner = start_owner()
     there = cgroups(owner.pid)
     owner.kill()
     owner.wait()
-    owner.stdout.close()
     # Those of its workers are in namespaces of their own, which go with their last process.
     assert str(INSIDE) not in Path("/proc/self/mountinfo").read_text()
     if not there:

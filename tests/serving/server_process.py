@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,18 +42,27 @@ def command(*arguments: str) -> list[str]:
 
 
 @contextmanager
-def serving(model: dict[str, Any] | None = None, **engine: Any) -> Iterator[Server]:
-    """Serve a simulated model called `sim`, without latency unless `engine` says otherwise."""
-    spec = {
-        "engine": {"kind": "simulated", "first_token_s": 0, "token_s": 0, "output_tokens": 8, **engine},
-        "model": {"name": "sim", **(model or {})},
-    }
-    process = subprocess.Popen(command(), env=environment(spec), stdout=subprocess.PIPE, text=True)
+def server(
+    spec: dict[str, Any], *arguments: str, key: str | None = KEY, ended_by: int = signal.SIGTERM
+) -> Iterator[Server]:
+    """Serve it until the end; SIGTERM lets a server that started processes end them."""
+    process = subprocess.Popen(command(*arguments), env=environment(spec, key), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert url.startswith("http://127.0.0.1:"), f"no URL: exit code {process.wait(10)}"
         yield Server(url, process)
     finally:
-        process.kill()
-        process.wait()
+        process.send_signal(ended_by)
+        process.wait(30)
+
+
+@contextmanager
+def serving(model: dict[str, Any] | None = None, **engine: Any) -> Iterator[Server]:
+    """Serve a simulated model called `sim`, without latency unless `engine` says otherwise."""
+    spec = {
+        "engine": {"kind": "simulated", "first_token_s": 0, "token_s": 0, "output_tokens": 8, **engine},
+        "model": {"name": "sim", **(model or {})},
+    }
+    with server(spec, ended_by=signal.SIGKILL) as started:
+        yield started
