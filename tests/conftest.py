@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 TESTS = Path(__file__).parent
+# A time limit for an example says something about the machine, not about what is tested.
+settings.register_profile("matrix", deadline=None)
+settings.load_profile("matrix")
 LONG = ("tests/integration/", "tests/slurm/")
 
 

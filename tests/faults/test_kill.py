@@ -96,8 +96,8 @@ def test_a_signal_while_the_server(tmp_path: Path, number: signal.Signals, situa
             wait_for(lambda: fault is None or len(server.asked) >= 40 + IN_FLIGHT, process)
             begun = time.monotonic()
             process.send_signal(number)
-            assert process.wait(30) == 128 + number, run.said
-            assert time.monotonic() - begun < 5
+            assert process.wait(60) == 128 + number, run.said
+            assert time.monotonic() - begun < 15
         assert "the rows so far are kept" in run.said
         assert "Resume with:" in run.said
         assert "Traceback" not in run.said

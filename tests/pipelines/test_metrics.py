@@ -11,7 +11,7 @@ from statistics import fmean, quantiles, stdev
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from matrix.data.rows import Response, Row, RowError, Score
@@ -217,7 +217,6 @@ def test_totals() -> None:
     assert (summary.truncated, summary.empty) == (1, 3)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1000), min_size=2, max_size=50))
 def test_latency_percentiles(seconds: list[float]) -> None:
     latency = sum_up(*(ok(str(number), [1], latency_s=value) for number, value in enumerate(seconds))).latency

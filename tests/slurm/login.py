@@ -19,6 +19,9 @@ from tests.slurm.machine import NODES, Slurm, all_processes, mentions
 
 T = TypeVar("T")
 
+PATIENCE = 3
+"""Seconds of a time limit for each that a quiet machine needs: CI's two cores have other tests to run meanwhile."""
+
 MATRIX = (sys.executable, "-c", "from matrix.cli import main; main()")
 
 
@@ -73,7 +76,7 @@ class Login:
     def command(self, *line: str, code: int | None = 0, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Run any command to its end, which has to be this exit code; None: any."""
         done = subprocess.run(
-            line, cwd=self.cwd, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False
+            line, cwd=self.cwd, env=self.env, capture_output=True, text=True, timeout=PATIENCE * timeout_s, check=False
         )
         if code is not None:
             assert done.returncode == code, f"{line}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.told()}"
@@ -116,9 +119,9 @@ class Login:
         Raises:
             AssertionError: It wasn't within this time; the message has the queue and the logs.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE * timeout_s
         while not (answer := found()):
-            assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}\n{self.told()}"
+            assert time.monotonic() < deadline, f"not within {PATIENCE * timeout_s:g} s: {what}\n{self.told()}"
             time.sleep(0.2)
         return answer
 
@@ -153,7 +156,7 @@ class Login:
             self.command("scancel", *jobs)
         self.wait_for(lambda: not self.squeue(), 60, "no job is left")
         # The kernel needs a moment after squeue's last word.
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE * 10
         while (left := self.leftovers()) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert not left, "\n".join(["left behind:", *left])

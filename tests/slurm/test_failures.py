@@ -14,7 +14,7 @@ from matrix.cluster.states import Node
 from tests.command import summary
 from tests.slurm.background import Run, joined, newest_cluster
 from tests.slurm.clusters import SMALL, status
-from tests.slurm.login import MATRIX, Login
+from tests.slurm.login import MATRIX, PATIENCE, Login
 from tests.slurm.machine import Slurm
 
 STAYS = (*SMALL, "cluster.cpus_per_node=4", "cluster.workers=2", "cluster.max_resubmits=0")
@@ -30,7 +30,7 @@ def user(slurm: Slurm) -> Iterator[Login]:
         login.wait_for(lambda: "workers: jobs" in login.said(start), 30, "the jobs are submitted")
         with away(slurm):
             time.sleep(15)
-        assert start.wait(120) == 0, login.said(start)
+        assert start.wait(PATIENCE * 120) == 0, login.said(start)
         yield login
 
 
@@ -166,7 +166,8 @@ def test_a_head_whose_time_is_over_goes_on(login: Login) -> None:
     login.wait_for(lambda: login.job(head).get("state") == "PENDING", 60, "the head waits")
     login.command("scontrol", "update", f"jobid={head}", "TimeLimit=60")
     run.completes()
-    assert run.state.starts == 3
+    # A slow machine may need another two minutes.
+    assert run.state.starts >= 3
     assert "goes on when Slurm starts it again" in run.said
 
 
@@ -177,7 +178,7 @@ def test_a_head_that_is_lost_ends_the_run_and_another_cluster_goes_on_with_it(lo
     began = time.monotonic()
     login.command("scancel", run.head.job_id)
     said = run.ends(code=1)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE * 20
     assert f"The head (job {run.head.job_id}) ended before the command did: it got SIGTERM" in said
     assert "start it again with that run dir to resume it" in said
     assert (run.command.phase, run.state.word) == ("lost", "stopped")
@@ -189,7 +190,7 @@ def test_a_head_that_is_lost_ends_the_run_and_another_cluster_goes_on_with_it(lo
     began = time.monotonic()
     login.slurm.on(run.head.host, "kill", "-9", str(run.head.pid))
     said = run.ends(code=1)
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < PATIENCE * 40
     assert f"The head (job {run.head.job_id}) ended before the command did" in said
     assert run.command.phase == "lost"
     login.wait_for(lambda: not login.squeue() and not login.processes(), 30, "nothing runs")
@@ -208,7 +209,7 @@ def test_a_head_whose_ray_dies(login: Login) -> None:
     began = time.monotonic()
     kill(login.slurm, run.head.host, "/gcs/gcs_server")
     said = run.ends(code=1)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE * 20
     assert f"The head (job {run.head.job_id}) ended before the command did: Ray's own process ended" in said
     assert "Ray's own process ended: gcs_server" in said
     assert run.command.phase == "lost"

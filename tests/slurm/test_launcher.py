@@ -11,7 +11,7 @@ import pytest
 from matrix.run.state import RunState
 from tests.command import LOCAL, against, rows, summary
 from tests.fake_engine import FakeEngine, Fault
-from tests.slurm.login import Login
+from tests.slurm.login import PATIENCE, Login
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the launcher isn't installed")
 LAUNCHER = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.mem_gb=1", "hydra.sweep.dir=s")
@@ -76,7 +76,7 @@ def test_jobs_that_are_requeued_go_on_and_one_that_is_cancelled_is_named(login: 
     login.command("scancel", "--signal=USR2", f"{array}_1")
     login.command("scancel", f"{array}_2")
     login.wait_for(lambda: word(login, 1) == "requeued", 10, "its state says that it was requeued")
-    assert process.wait(120) == 143
+    assert process.wait(PATIENCE * 120) == 143
     said = login.said(process)
     assert "job 2: stopped: SIGTERM" in said
     assert "job 0" not in said
@@ -95,7 +95,7 @@ def test_a_job_that_never_started_is_named(login: Login, engine: FakeEngine) -> 
     process = login.start_run(*against(engine.url), *LAUNCHER, *more)
     login.wait_for(running(login, 0), 60, "the first job runs")
     login.command("scancel", f"{array_of(login)}_1")
-    assert process.wait(120) == 1
+    assert process.wait(PATIENCE * 120) == 1
     assert "job 1: it ended before its run began (Slurm: CANCELLED" in login.said(process)
     assert word(login, 0) == "succeeded"
 
@@ -110,7 +110,7 @@ def test_ctrl_c_leaves_the_jobs_and_says_how_to_cancel_them(login: Login, engine
     process = login.start_run(*against(engine.url), *LAUNCHER, "trials=1,2", "workload.concurrency=1")
     login.wait_for(running(login, 0, 1), 60, "both jobs run")
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(PATIENCE * 30) == 130
     said = login.said(process)
     assert f"write to {login.cwd / 's'}. Cancel them with:" in said
     (cancel,) = [line.split() for line in said.splitlines() if line.startswith("  scancel ")]

@@ -9,7 +9,7 @@ import signal
 import sys
 
 from tests.slurm.clusters import ENGINE, SMALL, run_dir, status, ups
-from tests.slurm.login import MATRIX, Login
+from tests.slurm.login import MATRIX, PATIENCE, Login
 
 
 def test_a_cluster_is_started_grown_used_shrunk_and_stopped(login: Login) -> None:
@@ -116,7 +116,7 @@ def test_two_clusters_on_the_same_nodes(login: Login) -> None:
 def test_two_starts_at_once_make_one_cluster(login: Login) -> None:
     both = [login.start(*MATRIX, "start_cluster", *SMALL) for _ in range(2)]
     for process in both:
-        assert process.wait(120) == 0, login.said(process)
+        assert process.wait(PATIENCE * 120) == 0, login.said(process)
     found = status(login)
     assert len(found["workers"]) == 2
     assert len([job for job in login.squeue() if job["name"].endswith("head")]) == 1
@@ -126,7 +126,7 @@ def test_ctrl_c_of_a_start_leaves_nothing(login: Login) -> None:
     process = login.start(*MATRIX, "start_cluster", *SMALL, "cluster.slurm.args.begin=now+1hour")
     login.wait_for(lambda: "PENDING (BeginTime)" in login.said(process), 30, "the reason for pending")
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130, login.said(process)
+    assert process.wait(PATIENCE * 60) == 130, login.said(process)
     assert login.leftovers() == []
 
 

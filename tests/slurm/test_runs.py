@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.clusters import SIMULATED, SMALL, assert_whole, run_dir, status
-from tests.slurm.login import Login
+from tests.slurm.login import PATIENCE, Login
 from tests.slurm.machine import Slurm
 
 SLOW = (*SIMULATED, "engine.first_token_s=0.5", "workload.concurrency=4")
@@ -93,7 +93,7 @@ def test_ctrl_c_stops_the_run_and_it_is_resumed(there: Login) -> None:
     process = there.start_run("cluster=slurm", *SLOW, "trials=4", "run.dir=stopped")
     there.wait_for(lambda: "rows " in there.said(process), 60, "some rows")
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130, there.said(process)
+    assert process.wait(PATIENCE * 60) == 130, there.said(process)
     assert "Asked it to stop" in there.said(process)
     assert "Resume with" in there.said(process)
     assert status(there)["commands"][-1]["phase"] == "stopped"
@@ -114,7 +114,7 @@ def test_a_second_ctrl_c_leaves_it_alone(there: Login) -> None:
     os.killpg(process.pid, signal.SIGINT)
     there.wait_for(lambda: "Asked it to stop" in there.said(process), 20, "the first answer")
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(PATIENCE * 20) == 130
     assert f"matrix attach {key}" in there.said(process)
     there.slurm.on(host, "kill", "-CONT", str(pid))
     assert there.matrix("attach", key, code=130, timeout_s=60)

@@ -247,7 +247,7 @@ def exactly(given: Any) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.DESCRIPTOR.name)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_object_comes_back(kind: Any, data: st.DataObject) -> None:
     given = data.draw(objects(kind.DESCRIPTOR))
     assert exactly(there_and_back(kind, given)) == exactly(given)
