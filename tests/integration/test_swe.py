@@ -29,7 +29,7 @@ printf 'from numbers_ import double\\n\\nassert double(3) == 6\\n' > test_number
 git add -A
 git commit -q -m first
 """
-TEST = ["python3", "test_numbers.py"]
+TEST = ["python3", "-B", "test_numbers.py"]
 SCRIPT = [
     "What is there?\n```bash\nls && cat numbers_.py && python3 test_numbers.py\n```",
     "It adds where it should multiply.",
@@ -74,7 +74,8 @@ def test_a_scripted_model_repairs_a_repository(tmp_path: Path) -> None:
     assert subprocess.run(TEST, cwd=fresh, check=False).returncode == 0
     assert (fresh / "NOTES").read_text() == "It doubles.\n", "what was committed is part of the patch"
     changed = subprocess.run(["git", "status", "--short"], cwd=fresh, capture_output=True, text=True, check=True).stdout
-    assert sorted(line.split()[-1] for line in changed.splitlines() if "__pycache__" not in line) == [
+    assert sorted(line.split()[-1] for line in changed.splitlines()) == [
         "NOTES",
         "numbers_.py",
     ]
+    assert "__pycache__" not in told["model_patch"], "its tests compiled it there"

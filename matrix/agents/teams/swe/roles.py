@@ -105,8 +105,9 @@ def _command(turn: Entry | None) -> str:
 
 
 async def _patch(container: Container, base: str) -> str:
-    """All that was changed since the begin, new files and what was committed included."""
-    return await _git(container, f"git add -A 2>/dev/null && git diff --cached --binary {base}")
+    """All that was changed since the begin, new files and what was committed included; not what Python compiled."""
+    sources = "-- :/ ':(top,exclude,glob)**/__pycache__/**'"
+    return await _git(container, f"git add -A 2>/dev/null && git diff --cached --binary {base} {sources}")
 
 
 async def _git(container: Container, command: str) -> str:
