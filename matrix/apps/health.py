@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
 
 from matrix.apps.directory import AppRecord
 from matrix.apps.lookup import door_addresses, wait_for_urls
+from matrix.client.containers import ContainerClient, Ran
 from matrix.client.execute_code import batch_executions
 from matrix.client.query_llm import batch_requests
+from matrix.errors import AppError, RequestError
 
 _PROGRAM = "print(1+1)"
+_COMMAND = "echo hello"
 _WEATHER = {
     "type": "function",
     "function": {
@@ -36,6 +40,7 @@ def check_health(
     use_chat: bool = True,
     use_tools: bool = False,
     use_grpc: bool = False,
+    image: str | None = None,
     max_tokens: int = 16,
     timeout_s: float = 60,
 ) -> dict[str, Any]:
@@ -46,7 +51,8 @@ def check_health(
         prompt: What is asked.
         use_chat: Ask for a chat completion; otherwise for a text completion.
         use_tools: Offer a tool and insist on its being called.
-        use_grpc: By gRPC instead of HTTP.
+        use_grpc: By gRPC instead of HTTP; containers have HTTP alone.
+        image: What an app of containers is asked for one of; None: the first of its `engine.images`.
         max_tokens: Tokens of the answer at most.
         timeout_s: Seconds until an endpoint that doesn't answer is given up.
 
@@ -55,14 +61,18 @@ def check_health(
         and `answer` or `error` of each.
 
     Raises:
-        AppError: No replica is ready in time.
+        AppError: No replica is ready in time, or it isn't known which image to ask for.
     """
+    if app.kind == "container":
+        image = image or _first_image(app)
     urls = wait_for_urls(app.name, timeout_s, grpc=use_grpc)
     door = door_addresses()
     if door is not None and not use_grpc:
         urls = [*urls, f"{door['url']}/{app.name}/v1"]
     if app.kind == "sandbox":
         return _checked(app, urls, lambda url: _run(url, app.api_key, timeout_s))
+    if image:
+        return _checked(app, urls, lambda url: _enter(url, app.api_key, image, timeout_s))
     body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if use_chat else {"prompt": prompt}
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0, "top_p": None, "api_key": app.api_key}
     if use_tools:
@@ -95,6 +105,31 @@ def _run(url: str, api_key: str, timeout_s: float) -> dict[str, Any]:
     if response["stdout"] != "2\n":
         return {"ok": False, "error": answer}
     return {"ok": True, "answer": answer}
+
+
+def _first_image(app: AppRecord) -> str:
+    for name in app.spec["engine"]["images"]:
+        if name != "*":
+            return str(name)
+    raise AppError(f"App {app.name} has no engine.images to ask for: say which image, image=NAME")
+
+
+def _enter(url: str, api_key: str, image: str, timeout_s: float) -> dict[str, Any]:
+    """Lease a container, and have a command run in it."""
+
+    async def ran() -> Ran:
+        async with (
+            ContainerClient(url, api_key=api_key, max_attempts=1) as client,
+            await client.acquire(image, timeout_s=timeout_s) as container,
+        ):
+            return await container.execute(_COMMAND, timeout_s=timeout_s)
+
+    try:
+        said = asyncio.run(ran())
+    except RequestError as error:
+        return {"ok": False, "error": str(error)}
+    answer = f"{_COMMAND} in {image}: {said.output.strip()} (exit code {said.exit_code})"
+    return {"ok": True, "answer": answer} if said.output == "hello\n" else {"ok": False, "error": answer}
 
 
 def _outcome(response: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from matrix.run.remote import run_there
 
 HELP = """\
 usage: matrix check_health app=NAME [prompt=TEXT] [use_chat=false] [use_tools=true] [use_grpc=true] [timeout_s=60]
-                           [cluster.address=IP:PORT] [cluster.token_path=FILE] [cluster.id=NAME] [cluster.root=FOLDER]
+                           [image=NAME] [cluster.address=IP:PORT] [cluster.token_path=FILE] [cluster.id=NAME]
+                           [cluster.root=FOLDER]
 
-Ask each replica of an app something, and the front door: a model the prompt, a sandbox to run print(1+1).
+Ask each replica of an app something, and the front door: a model the prompt, a sandbox to run print(1+1), an
+app of containers to run echo hello in one (image=NAME: in one of that image, else of the first of its engine.images).
 Exit code 0 if all answer, 1 if one doesn't.
 """
 
@@ -21,6 +23,7 @@ _OWN = {
     "use_chat": "true",
     "use_tools": "false",
     "use_grpc": "false",
+    "image": "",
     "timeout_s": "60",
 }
 
@@ -34,7 +37,7 @@ def main(arguments: list[str]) -> int:
     if folder is not None and inside() is None:
         return run_there(folder.spec(), ["check_health", *arguments], start=False)
     with connected(own) as cli:
-        found = cli.check_health(own["app"], prompt=own["prompt"], timeout_s=timeout_s, **options)
+        found = cli.check_health(own["app"], prompt=own["prompt"], image=own["image"], timeout_s=timeout_s, **options)
     for endpoint in found["endpoints"]:
         word = "ok" if endpoint["ok"] else "FAILED"
         print(
