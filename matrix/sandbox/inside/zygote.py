@@ -87,8 +87,8 @@ def _start(files: list[int], settings: Json, given: list[socket.socket], foreign
                 one.close()
             # It isn't for programs, who have no use for this interpreter's.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            with os.fdopen(asking, "rb") as file:
-                asked = json.load(file)
+            asked = json.loads(os.read(asking, os.fstat(asking).st_size))
+            os.close(asking)
             supervisor.supervise(asked, settings, given, answer, uid, gid)
             code = 0
         except BaseException as error:  # noqa: BLE001 - the boundary: it mustn't become another zygote
