@@ -70,7 +70,9 @@ def open_mappings(arguments: Iterable[str]) -> list[str]:
 def _opened(argument: str) -> str:
     if found := _APP_GROUP.fullmatch(argument):
         group = f"{found['group']}@apps.{found['app']}.{found['group']}"
-        return f"{'' if group in _SLOTS else '+'}{group}={found['options']}"
+        if group not in _SLOTS:
+            return f"+{group}={found['options']}"
+        return f"~{group}" if found["options"] == "null" else f"{group}={found['options']}"
     if found := _NO_GROUP.fullmatch(argument):
         return f"~{found['group']}"
     return f"++{argument}" if _OPEN.match(argument) else argument
@@ -82,7 +84,11 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     It is what Hydra's own entry does for a single run, in half of its time: that composes everything twice.
     """
     with initialize_config_dir(config_dir=CONFIG_DIR, version_base="1.3", job_name="matrix"):
-        cfg = compose("config", overrides=open_mappings(overrides), return_hydra_config=True)
+        try:
+            cfg = compose("config", overrides=open_mappings(overrides), return_hydra_config=True)
+        except ValueError as error:
+            # Of `model=null`, before Hydra looks at anything else.
+            raise HydraException(str(error)) from error
     # For `${hydra:...}` in a user's own files.
     HydraConfig.instance().set_config(cfg)
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
@@ -277,7 +283,7 @@ def _unknown_options(
             if not override.is_sweep_override()
             else list(override.sweep_string_iterator())
         )
-        unknown = [option for option in wanted if option not in groups[group] and option != "null"]
+        unknown = [option for option in wanted if option not in groups[group]]
         problems += [
             Problem(group, option, f"no such option of '{group}'", did_you_mean(option, groups[group]))
             for option in unknown

@@ -88,6 +88,17 @@ def test_the_composed_default_config_is_up_to_date() -> None:
     assert (ROOT / "docs" / "default_config.yaml").read_text() == composed, "run `make config` and look at the change"
 
 
+def test_a_group_without_an_option() -> None:
+    """Hydra itself knows none but what stands so in conf/config.yaml."""
+    assert problems("engine=null", "trials=0") == [
+        "engine=null: no such option of 'engine' (did you mean vllm?)",
+        "trials=0: should be greater than 0",
+    ]
+    assert problems("apps.judge.model=llama8b", "apps.judge.engine=null")[0].startswith("engine=null: no such option")
+    assert not compose_spec(["tracker=none", "apps.code.engine=null"]).apps
+    assert "pipeline.scorers.0.app=code: no such app" in problems("pipeline=humaneval", "apps.code.engine=null")[0]
+
+
 def test_every_problem_is_said_at_once() -> None:
     said = problems(
         "model=lama70b", "sampling.temperature=hot", "enigne=vllm", "dataset.path=nope.jsonl", "trials=0",
