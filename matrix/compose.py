@@ -40,8 +40,8 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
 # Mappings whose keys are the engine's own names: an override may add to them without Hydra's `+`.
 _OPEN = re.compile(
-    r"(apps\.[^.=]+\.)?(engine\.(args|env|resources|languages|images|mounts|environment)|model\.args)\.|sampling\.extra\.|"
-    r"cluster\.(slurm|head)\.args\.|(cluster|workload)\.resources\.|agents\."
+    r"((apps\.[^.=]+\.)?(engine\.(args|env|resources|languages|images|mounts|environment)|model\.args)|sampling\.extra|"
+    r"cluster\.(slurm|head)\.args|(cluster|workload)\.resources)(\.|=\{)|agents\."
 )
 # Groups that a run may do without; Hydra ends with a traceback on `pipeline=null`.
 _NO_GROUP = re.compile(r"(?P<group>pipeline|agents|recipes)=null")
@@ -275,6 +275,7 @@ def _unknown_options(
     good: list[tuple[str, bool]] = []
     for override in overrides:
         group, line = override.key_or_group, _one_job(override)
+        where = override.package or group
         if group not in groups:
             good.append((line, False))
             continue
@@ -285,7 +286,7 @@ def _unknown_options(
         )
         unknown = [option for option in wanted if option not in groups[group]]
         problems += [
-            Problem(group, option, f"no such option of '{group}'", did_you_mean(option, groups[group]))
+            Problem(where, option, f"no such option of '{group}'", did_you_mean(option, groups[group]))
             for option in unknown
         ]
         if not unknown:

@@ -94,8 +94,11 @@ def test_a_group_without_an_option() -> None:
         "engine=null: no such option of 'engine' (did you mean vllm?)",
         "trials=0: should be greater than 0",
     ]
-    assert problems("apps.judge.model=llama8b", "apps.judge.engine=null")[0].startswith("engine=null: no such option")
+    said = problems("apps.judge.model=llama8b", "apps.judge.engine=null")
+    assert said[0] == "apps.judge.engine=null: no such option of 'engine' (did you mean vllm?)"
     assert not compose_spec(["tracker=none", "apps.code.engine=null"]).apps
+    images = compose_spec(["tracker=none", "apps.box.engine=container", "apps.box.engine.images={here: host}"])
+    assert images.apps["box"].engine.images == {"here": "host"}
     assert "pipeline.scorers.0.app=code: no such app" in problems("pipeline=humaneval", "apps.code.engine=null")[0]
 
 

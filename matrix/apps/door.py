@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matrix.apps.directory import directory
+from matrix.apps.directory import AppRecord, ReplicaState, directory
 from matrix.apps.process import GuardedProcess, free_port
 from matrix.apps.replica import keep_serve_on
+from matrix.apps.status import look
 from matrix.errors import AppError
 
 NAME = "matrix.door"
@@ -150,6 +151,7 @@ def _routes(known: Any) -> dict[str, Any]:
             "models": [record.model_name, *_adapters(record.args)],
             "urls": [state.url for state in found if state.url],
             "grpc_urls": [state.grpc_url for state in found if state.grpc_url],
+            "failed": _why_failed(record, found),
         }
         for record, found in zip(records, states, strict=True)
     ]
@@ -159,6 +161,15 @@ def _routes(known: Any) -> dict[str, Any]:
         if node["Alive"] and node.get("MetricsExportPort")
     ]
     return {"apps": apps, "nodes": nodes}
+
+
+def _why_failed(record: AppRecord, found: list[ReplicaState]) -> str | None:
+    own = [state for state in found if state.version == record.version]
+    # Serve, which takes its time, is asked only where it looks like that.
+    if any(state.url for state in found) or not any(state.failed for state in own):
+        return None
+    status = look(record.name, record.version, record.replicas)
+    return (status.detail.strip() or "no reason was given") if status.phase == "failed" else None
 
 
 def _adapters(args: Mapping[str, Any]) -> list[str]:

@@ -37,6 +37,8 @@ def check_host(prefix: str, cluster: ClusterSpec, engine: EngineSpec) -> list[Pr
     match engine:
         case SandboxEngine():
             return _isolates(f"{prefix}engine", engine)
+        case ContainerEngine(backend="rootfs") if shutil.which("bwrap") is not None:
+            return _images(f"{prefix}engine", engine)
         case ContainerEngine() if shutil.which(program := _PROGRAMS[engine.backend]) is None:
             message = f"this machine has no {program}"
             return [Problem(f"{prefix}engine.backend", engine.backend, message, "install it, or another backend")]
@@ -75,6 +77,18 @@ def _container(key: str, engine: ContainerEngine) -> list[Problem]:
         Problem(f"{key}.mounts", path, "is no path in a container", "/data: /folder/of/the/host")
         for path in engine.mounts
         if not path.startswith("/")
+    ]
+
+
+def _images(key: str, engine: ContainerEngine) -> list[Problem]:
+    # Loads the sandbox.
+    from matrix.containers.rootfs import missing_image
+
+    hint = f"a folder or archive of this machine, or {key}.images.NAME=host for its own programs"
+    return [
+        Problem(f"{key}.images.{name}", image, problem, hint)
+        for name, image in engine.images.items()
+        if (problem := missing_image(image)) is not None
     ]
 
 

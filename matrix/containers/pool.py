@@ -22,7 +22,10 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 """An image's name that can stand in a path and leads nowhere else."""
 _LOOK_S = 0.25
 """How often it is looked for leases that are over."""
-_READ = 'test -f "$1" || { echo "there is no file $1" >&2; exit 1; }; exec cat -- "$1"'
+_READ = (
+    'test -d "$1" && echo "$1 is a folder" >&2 && exit 1; '
+    'test -f "$1" || { echo "there is no file $1" >&2; exit 1; }; exec cat -- "$1"'
+)
 _WRITE = 'case $1 in */*) mkdir -p -- "${1%/*}/" || exit 1;; esac; exec cat > "$1"'
 _FILE_S = 100.0
 

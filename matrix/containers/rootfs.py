@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from matrix.containers.host import HOST, binds, skeleton
@@ -65,6 +66,9 @@ class Rootfs:
                 "engine.backend=rootfs can't run containers here: this machine lacks pyseccomp with libseccomp "
                 f"(pip install 'matrix-llm[sandbox]', package libseccomp2): {error}"
             ) from error
+        for name, image in self._engine.images.items():
+            if (problem := missing_image(image)) is not None:
+                raise AppError(f"engine.images.{name}={image}: {problem}")
         self._root = root_of_containers()
         root = root_folder()
         for folder in left_behind(root):
@@ -121,7 +125,7 @@ class Rootfs:
         )
         watching = asyncio.create_task(self._watch(name, running))
         try:
-            return await running
+            return _told(await running)
         except asyncio.CancelledError:
             if watching.done() and not watching.cancelled() and (told := watching.result()) is not None:
                 return Ended(137, told, b"", 0, 0.0)
@@ -242,13 +246,29 @@ class Rootfs:
             )
 
 
-def _found(image: str) -> Path:
+def missing_image(image: str) -> str | None:
+    """What is wrong with an entry of `engine.images` on this machine; None: nothing, or it depends on what is asked."""
     path = Path(image).expanduser().absolute()
+    if image == HOST or "{name}" in image:
+        return None
     if not path.exists():
-        raise AppError(f"image {path}: there is no such folder or archive")
+        return "there is no such folder or archive"
     if path.is_dir() and set(str(path)) & set(":,\\"):
-        raise AppError(f"image {path}: the name of a folder can't have one of `:`, `,` and `\\` in it")
-    return path
+        return "the name of a folder can't have one of `:`, `,` and `\\` in it"
+    return None
+
+
+def _found(image: str) -> Path:
+    if (problem := missing_image(image)) is not None:
+        raise AppError(f"image {image}: {problem}")
+    return Path(image).expanduser().absolute()
+
+
+def _told(ended: Ended) -> Ended:
+    """What bubblewrap says of a folder or a program that isn't there has the exit code that a shell gives it."""
+    said = ended.stderr or ended.output
+    is_its_own = ended.exit_code == 1 and said.startswith((b"bwrap: execvp ", b"bwrap: Can't chdir "))
+    return replace(ended, exit_code=127) if is_its_own else ended
 
 
 def _kind(archive: Path) -> list[str]:

@@ -47,7 +47,7 @@ class ExecutionBuilder:
 
     def _code(self, example: Example) -> str:
         if not self._named:
-            return self._text("pipeline.text_keys=[]", example, _CODE)
+            return self._text("pipeline.text_keys=[...] would name others", example, _CODE)
         parts = [self._text(f"pipeline.text_keys={key}", example, key) for key in self._keys]
         if self._template is not None:
             parts.append(self._filled(self._template, example))
@@ -56,7 +56,8 @@ class ExecutionBuilder:
     def _text(self, where: str, example: Example, key: str) -> str:
         value = find(example.columns, key, _MISSING)
         if value is _MISSING:
-            raise DataError(f"{where}: row {example.id!r} has only the columns {names(example.columns)}")
+            has = f"row {example.id!r} has only the columns {names(example.columns)}"
+            raise DataError(f"there is no column {key!r} ({where}): {has}")
         if isinstance(value, list) and all(isinstance(line, str) for line in value):
             return "\n".join(value)
         if not isinstance(value, str):
@@ -67,9 +68,9 @@ class ExecutionBuilder:
         try:
             return template.format_map(example.columns)
         except (LookupError, ValueError, AttributeError, TypeError) as error:
-            columns = names(example.columns)
-            message = f"pipeline.prompt_template: {error!r} (row {example.id!r} has the columns {columns})"
-            raise DataError(message) from error
+            what = f"there is no column {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+            has = f"row {example.id!r} has only the columns {names(example.columns)}"
+            raise DataError(f"pipeline.prompt_template: {what}: {has}") from error
 
 
 def _columns_of(template: str) -> list[str]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import base64
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Status = Literal["ok", "failed", "error", "timeout", "memory", "output_limit", "killed"]
 """`ok`: exit code 0, or its test passed; `failed`: its test did not; `error`: another exit code, or an exception;
 `killed`: by a signal that wasn't ours."""
+
+
+def _is_base64(text: str) -> str:
+    base64.b64decode(text, validate=True)
+    return text
 
 
 class Encoded(BaseModel):
@@ -16,7 +22,7 @@ class Encoded(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base64: str
+    base64: Annotated[str, AfterValidator(_is_base64)]
 
 
 Content = str | Encoded
@@ -54,6 +60,14 @@ class Execution(BaseModel):
     test: str | None = None
     entry_point: str | None = None
     prelude: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_test(self) -> Self:
+        if self.test is None and (self.entry_point is not None or self.prelude):
+            raise ValueError("entry_point and prelude belong to a test, and there is none")
+        if self.test is not None and not self.test.strip():
+            raise ValueError("the test is empty: any program would pass it")
+        return self
 
 
 class Executed(BaseModel):

@@ -14,6 +14,7 @@ _NO_MEMORY = "MemoryError"
 _PASSED, _FAILED = 0, 1
 """Exit codes of the judge."""
 _FAILURE_LINES = 20
+_ENDED = {"timeout", "memory", "output_limit", "killed"}
 
 Answer = dict[str, Any]
 
@@ -86,9 +87,11 @@ def _judged(executed: Executed, said: Answer | None) -> Executed:
         return executed.model_copy(update={"passed": True, "status": "ok"})
     status: Status = said["why"] or ("failed" if code == _FAILED else "error")
     failure = "\n".join(said["stderr"].splitlines()[-_FAILURE_LINES:])
+    if executed.status in _ENDED:
+        failure = f"the program was ended first ({executed.status})"
     return executed.model_copy(update={"passed": False, "status": _worse(executed, status), "failure": failure})
 
 
 def _worse(executed: Executed, status: Status) -> Status:
     """What ended the program says more than what its judge saw of that."""
-    return executed.status if executed.status in {"timeout", "memory", "output_limit", "killed"} else status
+    return executed.status if executed.status in _ENDED else status

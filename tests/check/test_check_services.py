@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from matrix.check.sections import check_asked
-from matrix.check.services import check_service
+from matrix.check.services import check_host, check_service
 from matrix.compose import CONFIG_DIR, compose_config, compose_spec
-from matrix.spec import AppSpec, ContainerEngine, SandboxEngine
+from matrix.spec import AppSpec, ContainerEngine, LocalCluster, SandboxEngine, SlurmCluster
 from tests.check.specs import SLURM, problems
 
 ROWS = "dataset.path=package:matrix.data/samples/questions.jsonl"
@@ -87,6 +87,14 @@ def test_containers_without_an_image_or_with_more_than_there_is() -> None:
     keys = [problem.key for problem in check_service("apps.box.", engine)]
     assert keys == ["apps.box.engine.any_image", "apps.box.engine.grpc", "apps.box.engine.mounts"]
     assert [problem.key for problem in check_service("", ContainerEngine(kind="container"))] == ["engine.images"]
+
+
+def test_images_are_looked_for_before_anything_starts(tmp_path: Path) -> None:
+    images = {"here": "host", "there": str(tmp_path), "gone": "/nowhere/image", "*": "/nowhere/{name}"}
+    engine = ContainerEngine(kind="container", images=images)
+    (problem,) = check_host("apps.box.", LocalCluster(kind="local"), engine)
+    assert (problem.key, problem.value) == ("apps.box.engine.images.gone", "/nowhere/image")
+    assert not check_host("apps.box.", SlurmCluster(kind="slurm"), engine), "it is another machine's"
 
 
 def test_programs_of_answers_need_a_sandbox_that_gives_them_what_they_ask_for() -> None:

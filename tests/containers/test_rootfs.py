@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from matrix.containers.pool import ContainerError, ContainerPool
+from matrix.errors import AppError
 from matrix.spec.services import ContainerEngine
 from tests.checkout import ROOT
 from tests.containers.images import left, make_image, processes_of
@@ -64,6 +65,8 @@ async def test_what_is_written_stays_in_the_container(image: Path, place: Path) 
         assert await made.read(one, "/a/b c.bin") == b"\xff\0x"
         with pytest.raises(ContainerError, match="no file"):
             await made.read(one, "/none")
+        with pytest.raises(ContainerError, match="/etc is a folder"):
+            await made.read(one, "/etc")
     assert left(place) == []
 
 
@@ -81,6 +84,8 @@ async def test_what_comes_of_a_command(image: Path, place: Path) -> None:
         assert long.cut > 40_000
         late = await made.execute(token, "sleep 543.25 & sleep 543.25", timeout_s=0.3)
         assert late.exit_code is None
+        for lacks in (await made.execute(token, ["nonexistent"]), await made.execute(token, "ls", cwd="/nowhere")):
+            assert (lacks.exit_code, lacks.output.count(b"No such file")) == (127, 1)
         assert processes_of("543.25") == []
 
 
@@ -148,7 +153,13 @@ async def test_images(image: Path, place: Path) -> None:
         assert await output(made, token, "cat /etc/motd; echo b > /etc/motd; stat -c %u /etc/motd") == "hello\n0\n"
         with pytest.raises(ContainerError, match=r"engine.images \(did you mean base"):
             await made.acquire("bas", 1)
-    async with pool(place / "none", containers=1) as made:
+    with pytest.raises(AppError, match=r"engine\.images\.base=.*none: there is no such folder or archive"):
+        async with pool(place / "none"):
+            pass
+    gone = place / "gone"
+    gone.mkdir()
+    async with pool(gone, containers=1) as made:
+        gone.rmdir()
         for _ in range(2):
             with pytest.raises(ContainerError, match="no such folder or archive"):
                 await made.acquire("base", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,14 @@ class Kept:
         self.folder = folder
         self._environment = environment(MATRIX_DIR=str(folder / "matrix"))
 
-    def run(self, *arguments: str) -> str:
-        """Run a command of matrix that has to succeed; returns what it prints."""
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Run a command of matrix that has to end with this exit code; returns what it prints."""
         command = [sys.executable, "-c", "import sys; from matrix.cli import main; sys.exit(main())", *arguments]
         done = subprocess.run(
             command, cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=200, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stderr
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Rows of a file."""
@@ -84,6 +85,18 @@ def test_a_program_of_columns(kept: Kept) -> None:
     template = "pipeline.prompt_template='check({entry_point})'"
     kept.run("inference", "app=code", "input=parts.jsonl", "output=made.jsonl", keys, template)
     assert kept.rows("made.jsonl")[0]["response"]["text"] == ["4\n"]
+
+
+def test_an_app_that_fails_says_why_and_keeps_nobody_waiting(kept: Kept) -> None:
+    bad = ["apps.bad.engine=sandbox", "apps.bad.engine.preload=[no_such_module]", "apps.bad.engine.cpus=0.1"]
+    assert "engine.preload=no_such_module can't be imported" in kept.run("deploy_applications", *bad, "app=bad", code=1)
+    door, key = json.loads(kept.run("status", "--json"))["front_door"], kept.run("status", "--key").strip()
+    began = time.monotonic()
+    (row,) = batch_executions(f"{door}/bad/v1", ["print(3)"], max_retries=1, api_key=key)
+    assert "app 'bad' has failed: " in row["response"]["error"]
+    assert "engine.preload=no_such_module" in row["response"]["error"]
+    assert time.monotonic() - began < 60, "not the 600 s that one waits for a replica"
+    kept.run("deploy_applications", "--action", "remove", "app=bad", *bad)
 
 
 def test_a_run_uses_the_app_that_is_there(kept: Kept) -> None:

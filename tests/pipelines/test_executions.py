@@ -46,9 +46,17 @@ def test_parts_and_a_template_make_a_program() -> None:
 @pytest.mark.parametrize(
     ("columns", "pipeline", "said"),
     [
-        ({"cod": "1"}, {}, "row 'a' has only the columns cod"),
+        (
+            {"cod": "1"},
+            {},
+            "there is no column 'code' (pipeline.text_keys=[...] would name others): row 'a' has only the columns cod",
+        ),
         ({"x": 1}, {"text_keys": ["x"]}, "pipeline.text_keys=x: row 'a' holds 1, not text"),
-        ({"x": "1"}, {"prompt_template": "{y}"}, "pipeline.prompt_template: KeyError('y') (row 'a' has the columns x)"),
+        (
+            {"x": "1"},
+            {"prompt_template": "{y}"},
+            "pipeline.prompt_template: there is no column 'y': row 'a' has only the columns x",
+        ),
     ],
 )
 def test_a_row_that_lacks_something_is_told(columns: dict[str, Any], pipeline: dict[str, Any], said: str) -> None:

@@ -266,6 +266,10 @@ def test_what_can_not_go_is_refused_with_a_reason() -> None:
     assert "RecursionError" in verdict("def f(g): return g(g)", "def g(h): return f(h)\ng(g)").why
 
 
+def test_a_test_that_cannot_be_read_says_where() -> None:
+    assert verdict("f = 1", "x = 1\nassert f(").why.strip() == "SyntaxError: '(' was never closed (line 2 of test.py)"
+
+
 def test_all_solutions_of_humaneval_pass_and_others_do_not() -> None:
     data = ROOT.parent / "shared" / "data" / "humaneval.jsonl"
     if not data.is_file():

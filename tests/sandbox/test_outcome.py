@@ -106,3 +106,5 @@ def test_a_verdict_says_why() -> None:
     assert executed.failure is not None
     assert executed.failure.splitlines()[-1] == "line 99"
     assert len(executed.failure.splitlines()) == 20
+    late = outcome(JUDGED, [said(-signal.SIGKILL, why="timeout"), said(2, stderr="the program: it is gone")])
+    assert late.failure == "the program was ended first (timeout)"

@@ -124,6 +124,8 @@ def _explained(error: BaseException, test: str) -> str:
     # Others may be asked of the program.
     if all(isinstance(one, (str, int, float)) for one in error.args) and str(error):
         said += f": {error}"
+    if type(error) is SyntaxError and isinstance(error.msg, str) and isinstance(error.lineno, int):
+        return f"SyntaxError: {error.msg} (line {error.lineno} of {error.filename})"
     line = None
     place = error.__traceback__
     while place is not None:

@@ -39,7 +39,10 @@ def main() -> None:
     settings, _ = receive(channel)
     settings["filter"] = bytes.fromhex(settings["filter"])
     for name in settings["preload"]:
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - the boundary: it says which
+            sys.exit(f"engine.preload={name} can't be imported by {sys.executable}: {type(error).__name__}: {error}")
     # It led here; programs begin without it.
     del sys.path[0]
     # Not looked at, and so not written to and copied, in each fork.

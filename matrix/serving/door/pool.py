@@ -39,6 +39,7 @@ class Pool:
     def __init__(self, app: str) -> None:
         self._app = app
         self._replicas: Endpoints | None = None
+        self._failed: ApiError | None = None
         self._waiters: dict[int, _Waiter] = {}
         self._arrived = 0
         self._alarm: asyncio.TimerHandle | None = None
@@ -48,8 +49,16 @@ class Pool:
         """Requests that have no replica yet."""
         return len(self._waiters)
 
-    def update(self, urls: Sequence[str]) -> None:
-        """Make these the set; requests that waited for a replica get it now."""
+    def update(self, urls: Sequence[str], failed: str | None = None) -> None:
+        """Make these the set; requests that waited for a replica get it now.
+
+        Args:
+            urls: The replicas.
+            failed: Why there is none, and none will come: nobody waits for one.
+        """
+        self._failed = ApiError(503, f"app {self._app!r} has failed: {failed}") if failed else None
+        if self._failed is not None:
+            self.refuse(self._failed)
         if not urls:
             self._replicas = None
         elif self._replicas is None:
@@ -74,8 +83,10 @@ class Pool:
         """`pick`, waiting for a replica until `deadline`, by `time.monotonic`; first come, first served.
 
         Raises:
-            ApiError: 503, none came; or 404, the app was removed.
+            ApiError: 503, none came or the app has failed; or 404, the app was removed.
         """
+        if self._failed is not None:
+            raise self._failed
         future: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
         self._arrived = place = self._arrived + 1
         self._waiters[place] = _Waiter(future, affinity, avoid)

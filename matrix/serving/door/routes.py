@@ -27,6 +27,8 @@ class AppRoute(Spec):
     min_replicas: int = Field(default=1, ge=0)
     kind: str = ""
     """Kind of its engine."""
+    failed: str | None = None
+    """Why none of its replicas will get ready; None while one may."""
 
 
 class NodeRoute(Spec):

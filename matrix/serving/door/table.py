@@ -46,8 +46,8 @@ class App:
     def update(self, route: AppRoute) -> None:
         """Take over what the door is told."""
         self.route = route
-        self.http.update(route.urls)
-        self.grpc.update(route.grpc_urls)
+        self.http.update(route.urls, route.failed)
+        self.grpc.update(route.grpc_urls, route.failed)
 
     def remove(self) -> None:
         """The app is gone: refuse what still waits. Requests under way may end."""

@@ -127,6 +127,18 @@ async def test_who_waits_for_an_app_that_is_removed_is_told(client: Client) -> N
     assert (answer.status, answer.message) == (404, "app 'a' has been removed")
 
 
+async def test_nobody_waits_for_an_app_that_has_failed(client: Client) -> None:
+    await client.tell(route("a"))
+    asked = asyncio.create_task(client.chat())
+    await asyncio.sleep(0.1)
+    await client.tell(route("a", failed="no such file"))
+    for answer in (await asked, await client.chat()):
+        assert (answer.status, answer.message) == (503, "app 'a' has failed: no such file")
+    async with FakeEngine() as mended:
+        await client.tell(route("a", mended.url))
+        assert (await client.chat()).status == 200
+
+
 async def test_a_replica_that_drains_ends_its_requests_and_gets_no_more(client: Client) -> None:
     async with FakeEngine(latency_s=0.5) as old, FakeEngine() as new:
         await client.tell(route("a", old.url))
