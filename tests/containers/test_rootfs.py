@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from matrix.containers.pool import ContainerError, ContainerPool
 from matrix.errors import AppError
 from matrix.spec.services import ContainerEngine
+from tests.as_user import USER, needs_root, run_as_user
 from tests.checkout import ROOT
 from tests.containers.images import left, make_image, processes_of
 
@@ -165,6 +167,29 @@ async def test_images(image: Path, place: Path) -> None:
                 await made.acquire("base", 1)
     archive.unlink()
     assert left(place) == []
+
+
+@needs_root
+def test_as_a_user(image: Path, place: Path) -> None:
+    archive = place / "image.tar"
+    subprocess.run(["tar", "-cf", str(archive), "-C", str(image), "."], check=True)
+    folder, own = place / "image", place / "own"
+    shutil.copytree(image, folder, symlinks=True)
+    own.mkdir()
+    subprocess.run(["chown", "-R", f"{USER}:{USER}", str(folder), str(own)], check=True)
+    arguments = "tests.containers.commands_as_user", str(folder), str(archive)
+    found = json.loads(run_as_user(*arguments, folders=(place,), tmp=own))
+    for name in ("folder", "archive"):
+        told = found[name]
+        assert told["who"][1].splitlines()[0] == "0", "it is root in its container"
+        assert told["writes"] == told["again"] == [0, "changed\n"]
+        assert told["capabilities"][1] == "0000000000000000\n"
+    assert found["here"]["who"][1].startswith("0\n")
+    for told in found.values():
+        assert "refused" in told["network"][1] or "unreachable" in told["network"][1]
+        assert told["memory"][0] not in {0, None}
+    assert (folder / "etc/motd").read_text() == "hello\n"
+    assert not list(own.glob("*/*"))
 
 
 _DIES = """

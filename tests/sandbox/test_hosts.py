@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -15,57 +13,15 @@ import pytest
 import pytest_asyncio
 
 from matrix.sandbox.execution import Execution
-from matrix.sandbox.jail import Bind, _stage
 from matrix.sandbox.pool import Sandbox
 from matrix.spec.services import SandboxEngine
-from tests.checkout import ROOT
+from tests.as_user import needs_root, run_as_user
 from tests.sandbox.owner import start_owner
 
-HERE = Path(__file__).parent
-USER = "12345"
-# Folders that a user may not get through are covered, and what is needed of them is put there again.
-AS_USER = """
-set -e
-mount -t tmpfs tmpfs "$STAGE"
-count=0
-for needed in "$@"; do
-    case "$needed" in /usr/*) continue;; esac
-    [ "$needed" = -- ] && break
-    count=$((count + 1)); mkdir -p "$STAGE/$count"; mount --bind "$needed" "$STAGE/$count"
-done
-for closed in $CLOSED; do mount -t tmpfs -o mode=755 tmpfs "$closed"; done
-count=0
-while [ "$1" != -- ]; do
-    case "$1" in /usr/*) shift; continue;; esac
-    count=$((count + 1)); mkdir -p "$1"; mount --bind "$STAGE/$count" "$1"; shift
-done
-shift
-exec setpriv --reuid=$USER_ID --regid=$USER_ID --clear-groups --inh-caps=-all "$@"
-"""
 
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="whoever runs this is a user already, as whom all other tests run")
+@needs_root
 def test_as_a_user_without_cgroups() -> None:
-    needed = [sys.base_prefix, sys.prefix, str(ROOT)]
-    closed = {str(Path(*Path(path).parts[:2])) for path in needed if not path.startswith("/usr")}
-    # Not below what is covered, where this checkout may lie: in /tmp, say.
-    stage = _stage([Bind(path, path) for path in needed])
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": "/nonexistent",
-        "STAGE": stage,
-        "CLOSED": " ".join(sorted(closed)),
-        "USER_ID": USER,
-    }
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", AS_USER, "sh", *needed, "--"]
-    done = subprocess.run(
-        [*command, sys.executable, "-m", "tests.sandbox.as_user"],
-        check=False, capture_output=True, text=True, env=environment, cwd="/",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    told = json.loads(run_as_user("tests.sandbox.programs_as_user"))
     assert told["plain"]["stdout"] == "2 1000\n"
     assert "unreachable" in told["network"]["exception"]
     assert json.loads(told["processes"]["stdout"])[0] == 1
