@@ -25,7 +25,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "run.py"), *arguments]
 
 
-def run(cwd: Path, *arguments: str, timeout_s: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+def run(cwd: Path, *arguments: str, timeout_s: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         command(*arguments),

@@ -58,7 +58,7 @@ class Run:
             process.wait()
             self.said = log.read_text()
 
-    def to_end(self, timeout_s: float = 60) -> int:
+    def to_end(self, timeout_s: float = 180) -> int:
         """Run the command to its end; returns the exit code."""
         with self.started() as process:
             return process.wait(timeout_s)
@@ -126,7 +126,7 @@ def line(index: int) -> str:
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
     """Wait until something holds, or a process ends."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while not condition() and (process is None or process.poll() is None):
         assert time.monotonic() < until, "this took too long"
         time.sleep(0.002)

@@ -62,7 +62,7 @@ def test_a_server_that_is_killed_and_comes_back(tmp_path: Path) -> None:
                 time.sleep(0.3)
                 assert process.poll() is None, "it waits for the server"
                 server.start()
-            assert process.wait(60) == 0
+            assert process.wait(180) == 0
         paid = Counter(server.answered())
     found = run.check()
     assert max(row["response"]["attempts"] for row in found) > 1
@@ -96,7 +96,7 @@ def test_a_signal_while_the_server(tmp_path: Path, number: signal.Signals, situa
             wait_for(lambda: fault is None or len(server.asked) >= 40 + IN_FLIGHT, process)
             begun = time.monotonic()
             process.send_signal(number)
-            assert process.wait(60) == 128 + number, run.said
+            assert process.wait(180) == 128 + number, run.said
             assert time.monotonic() - begun < 15
         assert "the rows so far are kept" in run.said
         assert "Resume with:" in run.said

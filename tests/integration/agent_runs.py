@@ -81,7 +81,7 @@ class TeamRun:
             process.wait()
             self.said = log.read_text()
 
-    def to_end(self, *more: str, timeout_s: float = 120) -> int:
+    def to_end(self, *more: str, timeout_s: float = 360) -> int:
         """Run the command to its end; returns the exit code."""
         with self.started(*more) as process:
             return process.wait(timeout_s)
@@ -131,7 +131,7 @@ def asked_twice(engine: FakeEngine) -> list[str]:
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
     """Wait until something holds."""
-    until = time.monotonic() + 90
+    until = time.monotonic() + 240
     while not condition():
         assert process is None or process.poll() is None, "the command has ended"
         assert time.monotonic() < until, "this took too long"

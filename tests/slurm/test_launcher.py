@@ -68,7 +68,7 @@ def test_one_failing_job_does_not_hide_the_others(login: Login, engine: FakeEngi
 
 def test_jobs_that_are_requeued_go_on_and_one_that_is_cancelled_is_named(login: Login, engine: FakeEngine) -> None:
     """One by `scontrol requeue`, one by the signal before its time is over."""
-    more = ("hydra.launcher.max_num_timeout=1", "trials=1,2,1", "workload.concurrency=2")
+    more = ("hydra.launcher.max_num_timeout=1", "trials=3,4,3", "workload.concurrency=2")
     process = login.start_run(*against(engine.url), *LAUNCHER, *more)
     login.wait_for(running(login, 0, 1, 2), 60, "all jobs run")
     array = array_of(login)
@@ -81,7 +81,7 @@ def test_jobs_that_are_requeued_go_on_and_one_that_is_cancelled_is_named(login: 
     assert "job 2: stopped: SIGTERM" in said
     assert "job 0" not in said
     assert "job 1" not in said
-    for job, trials in ((0, 1), (1, 2)):
+    for job, trials in ((0, 3), (1, 4)):
         state = state_of(login, job)
         assert state is not None
         assert (state.word, state.starts) == ("succeeded", 2)
@@ -107,7 +107,7 @@ def test_what_slurm_refuses_is_said(login: Login) -> None:
 
 
 def test_ctrl_c_leaves_the_jobs_and_says_how_to_cancel_them(login: Login, engine: FakeEngine) -> None:
-    process = login.start_run(*against(engine.url), *LAUNCHER, "trials=1,2", "workload.concurrency=1")
+    process = login.start_run(*against(engine.url), *LAUNCHER, "trials=4,5", "workload.concurrency=1")
     login.wait_for(running(login, 0, 1), 60, "both jobs run")
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE * 30) == 130
