@@ -47,9 +47,9 @@ class Cluster:
             "import sys; from matrix.cluster.kept import *; start_kept(LocalCluster.model_validate_json(sys.argv[1]))"
         )
         command = [sys.executable, "-c", script, json.dumps({"kind": "local", **spec})]
-        subprocess.run(command, env=self.env, check=True, timeout=180)
+        subprocess.run(command, env=self.env, check=True, timeout=360)
 
-    def command(self, *arguments: str, code: int = 0, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, code: int = 0, timeout_s: float = 360) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-c", "from matrix.cli import main; main()", *arguments],
             env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False,
@@ -57,7 +57,7 @@ class Cluster:
         assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def deploy(self, *arguments: str, code: int = 0, timeout_s: float = 180) -> str:
+    def deploy(self, *arguments: str, code: int = 0, timeout_s: float = 360) -> str:
         done = self.command("deploy_applications", *arguments, code=code, timeout_s=timeout_s)
         return done.stdout + done.stderr
 
@@ -73,7 +73,7 @@ class Cluster:
     def door(self, name: str = "pretend") -> str:
         return f"{self.status()['front_door']}/{name}/v1"
 
-    def until(self, true: Callable[[], bool], timeout_s: float = 60) -> None:
+    def until(self, true: Callable[[], bool], timeout_s: float = 180) -> None:
         deadline = time.monotonic() + timeout_s
         while not true():
             assert time.monotonic() < deadline, self.status()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.command import ROOT, environment
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 LOOK = """
 import asyncio, json, sys
@@ -68,7 +68,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         (folder / "token").write_text(token)
         yield Cluster(address, folder / "token", process)
     finally:
-        process.communicate(timeout=60)
+        process.communicate(timeout=360)
     assert process.returncode == 0
 
 
@@ -79,7 +79,7 @@ def pipe(stream: IO[str] | None) -> IO[str]:
 
 def look(cluster: Cluster) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", LOOK, cluster.address, str(cluster.token_path)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=360, check=False)
 
 
 def test_another_process_finds_the_app_and_uses_it(cluster: Cluster) -> None:
@@ -134,7 +134,7 @@ def test_batch_inference_against_an_app(cluster: Cluster, tmp_path: Path) -> Non
     command = [sys.executable, "-c", "from matrix.cli import main; main()", "inference", "app=played", *arguments]
     token = f"cluster.token_path={cluster.token_path}"
     done = subprocess.run(
-        [*command, token], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False
+        [*command, token], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=360, check=False
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

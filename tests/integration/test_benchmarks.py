@@ -11,7 +11,7 @@ import pytest
 from tests.command import LOCAL, ROOT, rows, run, summary
 from tests.fake_engine import FakeEngine
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 BROKEN = "```python\nimport os\nprint('passed')\nos._exit(0)\n```"
 

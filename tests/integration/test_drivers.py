@@ -17,7 +17,7 @@ from tests.command import against, command, environment, rows, run, summary
 from tests.fake_engine import Body, FakeEngine, Fault, echo
 from tests.integration.family import Family
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROWS = 1500
 

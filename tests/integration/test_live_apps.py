@@ -22,7 +22,7 @@ from tests.fake_engine import FakeEngine
 from tests.integration.family import Family
 from tests.integration.kept import Cluster, engine_pids
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 PRETEND = ["engine=simulated", "engine.cpus=0.1", "engine.drain_timeout_s=20", "model=api", "model.name=pretend"]
 OTHER = ["apps.other.engine=simulated", "apps.other.engine.cpus=0.1", "apps.other.model=api", "apps.other.model.name=o"]
@@ -48,7 +48,7 @@ class Load:
         assert self._process.stdout.readline() == "asking\n"
 
     def end(self) -> dict[str, Any]:
-        out, _ = self._process.communicate(timeout=120)
+        out, _ = self._process.communicate(timeout=360)
         return dict(json.loads(out))
 
 
@@ -157,7 +157,7 @@ def test_to_zero_and_back(cluster: Cluster) -> None:
     )
     cluster.until(lambda: not cluster.urls("other"))
     assert cluster.app("other")["phase"] == "idle"
-    client = OpenAI(base_url=cluster.door("other"), api_key=cluster.key, max_retries=0, timeout=60)
+    client = OpenAI(base_url=cluster.door("other"), api_key=cluster.key, max_retries=0, timeout=180)
     messages: Any = [{"role": "user", "content": "wake up"}]
     assert client.chat.completions.create(model="o", messages=messages, max_tokens=4).choices[0].finish_reason
     assert len(cluster.urls("other")) == 1
@@ -194,7 +194,7 @@ def test_one_page_of_metrics(cluster: Cluster) -> None:
 
     url = f"{cluster.status()['front_door']}/metrics"
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {cluster.key}"})
-    page = urllib.request.urlopen(request, timeout=20).read().decode()
+    page = urllib.request.urlopen(request, timeout=60).read().decode()
     answered = re.findall(r'^matrix_requests_total\{.*app="pretend".*\} ([\d.]+)$', page, re.MULTILINE)
     assert len(answered) == 2
     assert re.search(r'^ray_\w+\{.*node="[^"]+"', page, re.MULTILINE)
@@ -222,7 +222,7 @@ def test_a_gateway_shares_one_limit(cluster: Cluster) -> None:
         door, key = cluster.door("shared"), cluster.key
 
         def ask(client: int) -> None:
-            with OpenAI(base_url=door, api_key=key, max_retries=0, timeout=60) as asking:
+            with OpenAI(base_url=door, api_key=key, max_retries=0, timeout=180) as asking:
                 for number in range(10):
                     messages: Any = [{"role": "user", "content": f"{client} {number}"}]
                     answer = asking.chat.completions.create(model="shared", messages=messages)
@@ -259,7 +259,7 @@ def test_a_replica_that_is_lost_while_it_loads_is_deployed_anew(cluster: Cluster
         assert deploy.poll() is None
         pid = next((pid for pid, line in _titles() if line.startswith("ray::ServeReplica:late")), None)
     os.kill(pid, signal.SIGKILL)
-    _, said = deploy.communicate(timeout=120)
+    _, said = deploy.communicate(timeout=360)
     assert deploy.returncode == 0, said
     assert "deployed anew" in said
     assert cluster.app("late")["phase"] == "healthy"

@@ -16,12 +16,12 @@ import pytest
 
 from tests.command import ROOT, environment
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 PRETEND = ["engine=simulated", "model=api", "model.name=pretend", "engine.cpus=0.5", "tracker=none", "dataset.limit=24"]
 SMALL = [
     "cluster=slurm", "cluster.cpus_per_node=1", "cluster.object_store_gb=0.1", "cluster.drain_s=3",
-    "cluster.start_timeout_s=150",
+    "cluster.start_timeout_s=400",
 ]  # fmt: skip
 LOCAL = [*SMALL, "cluster.executor=local"]
 SLOW = [*PRETEND, "engine.first_token_s=1", "run.dir=stopped"]
@@ -45,7 +45,7 @@ class User:
 
     def matrix(self, *arguments: str, code: int = 0) -> str:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=360)
         assert process.returncode == code, f"{arguments}\n{out}\n{err}"
         return out + err
 
@@ -71,7 +71,7 @@ class User:
         return [line for line in found if line] + [str(path) for path in files]
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 270) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
@@ -82,7 +82,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 90) ->
 def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     found = User(tmp_path_factory.mktemp("jobs"))
     yield found
-    wait_for(lambda: not found.left(), "nothing is left", 20)
+    wait_for(lambda: not found.left(), "nothing is left", 60)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_cluster_that_a_run_starts_ends_with_it(user: User, executor: str) -> 
     said = user.matrix("run", *SMALL, f"cluster.executor={executor}", *PRETEND, f"run.dir={executor}")
     assert "24 ok, 0 errors" in said
     assert len((user.cwd / executor / "rows.jsonl").read_text().splitlines()) == 24
-    wait_for(lambda: not user.left(), "nothing is left", 20)
+    wait_for(lambda: not user.left(), "nothing is left", 60)
     # What it said can be read again.
     assert "24 ok, 0 errors" in user.matrix("attach", executor)
 
@@ -115,7 +115,7 @@ def test_ctrl_c_stops_the_run_and_nothing_else(stays: User) -> None:
     rows = stays.cwd / "stopped" / "rows"
     wait_for(lambda: any(path.stat().st_size for path in rows.glob("*")), "it has rows")
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=360)
     assert process.returncode == 130, out + err
     assert "Asked it to stop" in err
     found = stays.status()

@@ -31,7 +31,7 @@ from tests.integration.kept import Cluster
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="there is no prometheus here"),
 ]
 
@@ -71,7 +71,7 @@ class Prometheus:
         expression = expression.replace("$__rate_interval", "10s")
         for variable in ("$node", "$app", "$run", "$role"):
             expression = expression.replace(variable, ".*")
-        with urllib.request.urlopen(self._url + urllib.parse.urlencode({"query": expression}), timeout=10) as answer:
+        with urllib.request.urlopen(self._url + urllib.parse.urlencode({"query": expression}), timeout=60) as answer:
             found = json.load(answer)["data"]["result"]
         return [float(series["value"][1]) for series in found]
 
@@ -139,7 +139,7 @@ def a_run(cluster: Cluster, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield run
     finally:
         run.send_signal(signal.SIGINT)
-        run.wait(timeout=60)
+        run.wait(timeout=360)
 
 
 def ask_a_stream(client: OpenAI) -> None:

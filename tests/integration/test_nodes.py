@@ -22,7 +22,7 @@ from tests.integration.family import Family
 from tests.integration.kept import Cluster, processes
 from tests.integration.weights import make_weights
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 SERVER = "sglang.launch_server"
 NODES = {"127.0.0.1", HOST}
@@ -52,11 +52,11 @@ def another_node(cluster: Cluster) -> Iterator[None]:
         assert process.stdout.readline() == "joined\n"
         yield
     finally:
-        process.communicate(timeout=60)
+        process.communicate(timeout=360)
 
 
 def ask(cluster: Cluster, app: str, question: str, **more: Any) -> str | None:
-    client = OpenAI(base_url=cluster.urls(app)[0], api_key=cluster.key, timeout=120)
+    client = OpenAI(base_url=cluster.urls(app)[0], api_key=cluster.key, timeout=360)
     messages: Any = [{"role": "user", "content": question}]
     said: str | None = client.chat.completions.create(model=app, messages=messages, **more).choices[0].message.content
     return said
@@ -144,7 +144,7 @@ def test_vllm_over_two_nodes_without_gpus(cluster: Cluster) -> None:
     settings = ["engine.env.VLLM_CPU_OMP_THREADS_BIND=nobind", "engine.start_timeout_s=300", "engine.drain_timeout_s=5"]
     with another_node(cluster):
         command = [sys.executable, "-c", DEPLOY, *overrides, *engine, *settings]
-        subprocess.run(command, env=cluster.env, cwd=ROOT, check=True, timeout=330)
+        subprocess.run(command, env=cluster.env, cwd=ROOT, check=True, timeout=360)
         (head,), (other,) = processes("--node-rank", "0", "--nnodes"), processes("--node-rank", "1", "--headless")
         assert ray_node(head) != ray_node(other)
         said = ask(cluster, "smollm2", "What is the capital of France?", temperature=0, max_tokens=12)

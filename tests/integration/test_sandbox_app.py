@@ -15,7 +15,7 @@ import pytest
 from matrix.client.execute_code import batch_executions
 from tests.command import environment
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 class Kept:
@@ -29,7 +29,7 @@ class Kept:
         """Run a command of matrix that has to end with this exit code; returns what it prints."""
         command = [sys.executable, "-c", "import sys; from matrix.cli import main; sys.exit(main())", *arguments]
         done = subprocess.run(
-            command, cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=200, check=False
+            command, cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=360, check=False
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout if code == 0 else done.stderr

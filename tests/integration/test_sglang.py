@@ -19,7 +19,7 @@ from tests.command import ROOT
 from tests.integration.kept import Cluster, engine_pids, processes
 from tests.integration.weights import make_weights
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 # As from another Python environment: that one's `sglang` is the stand-in.
 STAND_IN = [f"engine.python={sys.executable}", f"engine.env.PYTHONPATH='{ROOT}/tests/stand_ins:{ROOT}'"]
@@ -47,7 +47,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, played: list[str]) -> Iter
 
 
 def server_info(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(url.replace("/v1", "/get_server_info"), timeout=10) as answer:
+    with urllib.request.urlopen(url.replace("/v1", "/get_server_info"), timeout=60) as answer:
         return dict(json.loads(answer.read()))
 
 
@@ -72,7 +72,7 @@ def test_the_front_door_spreads_requests_over_the_replicas(cluster: Cluster) -> 
 
 
 def answered(url: str) -> float:
-    with urllib.request.urlopen(url, timeout=10) as page:
+    with urllib.request.urlopen(url, timeout=60) as page:
         (total,) = re.findall(r"sglang:generation_tokens_total\S* (\d+)", page.read().decode())
     return float(total)
 

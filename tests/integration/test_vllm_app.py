@@ -69,7 +69,7 @@ def test_an_answer_by_a_schema_over_grpc(cluster: Cluster, how: dict[str, Any]) 
 
 
 def test_what_the_model_cannot_is_refused(cluster: Cluster) -> None:
-    client = OpenAI(base_url=cluster.door("smollm2"), api_key=cluster.key, max_retries=0, timeout=60)
+    client = OpenAI(base_url=cluster.door("smollm2"), api_key=cluster.key, max_retries=0, timeout=180)
     with pytest.raises(APIStatusError) as refused:
         client.embeddings.create(model="smollm2", input="hello")
     assert refused.value.status_code in {400, 404}
@@ -109,7 +109,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_run_costs_no_row(cluster: C
         time.sleep(0.1)
     for pid in engine_pids(before):
         os.kill(pid, signal.SIGKILL)
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=360)
     assert process.returncode == 0, said
     assert "App smollm2 is up" in said
     found = rows(tmp_path / "run")

@@ -59,7 +59,7 @@ async def test_a_program_that_loses_two_workers_is_killed(sandbox: Sandbox) -> N
     first = await busy(sandbox)
     kill(first)
     kill(await busy(sandbox, first))
-    told = await asyncio.wait_for(task, 20)
+    told = await asyncio.wait_for(task, 60)
     assert (told.status, told.signal, told.exit_code) == ("killed", "SIGKILL", None)
     assert (await sandbox.execute(Execution(code="print(1)"))).stdout == "1\n"
 
@@ -70,7 +70,7 @@ async def test_a_judged_program_that_loses_two_workers_has_not_passed(sandbox: S
     first = await busy(sandbox)
     kill(first)
     kill(await busy(sandbox, first))
-    told = await asyncio.wait_for(task, 20)
+    told = await asyncio.wait_for(task, 60)
     assert (told.status, told.passed, told.failure) == ("killed", False, "no verdict")
 
 

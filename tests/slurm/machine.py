@@ -31,12 +31,12 @@ class Slurm:
     @contextmanager
     def running(self) -> Iterator[None]:
         """It runs while the block does."""
-        done = subprocess.run([SCRIPT, "start", self.base], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run([SCRIPT, "start", self.base], capture_output=True, text=True, timeout=360, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         try:
             yield
         finally:
-            subprocess.run([SCRIPT, "stop", self.base], timeout=60, check=True)
+            subprocess.run([SCRIPT, "stop", self.base], timeout=180, check=True)
 
     def host(self, node: str) -> int:
         """Process id, on this machine, of a node's first process."""
@@ -45,7 +45,7 @@ class Slurm:
     def on(self, node: str, *command: str) -> str:
         """What a command prints on a node."""
         enter = ["nsenter", "--all", "--target", str(self.host(node)), "--"]
-        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=180, check=True).stdout
 
     @contextmanager
     def cut_off(self, node: str) -> Iterator[None]:
