@@ -84,10 +84,14 @@ def test_a_report_of_a_command() -> None:
 # --- the data set and its recipes -------------------------------------------------------------------------------------
 
 
-def test_each_sample_has_a_test_that_fails_and_a_patch_that_mends_it(tmp_path: Path) -> None:
+def test_each_sample_has_a_test_that_fails_and_a_patch_that_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = compose_spec(["tracker=none", "engine=openai", "engine.api_key_env=null", "dataset=swe_sample"])
     rows = [row for row in load(spec.dataset).examples if isinstance(row, Example)]
     assert len({row.id for row in rows}) == 3
+    # What Python compiled is taken for new if the patch comes in the same second.
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     for row in rows:
         folder = tmp_path / row.id
         folder.mkdir()
