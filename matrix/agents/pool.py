@@ -17,6 +17,8 @@ from matrix.data.rows import RowError, Score
 
 _LOG = logging.getLogger(__name__)
 _AGAIN_S = 0.5
+_NOTICE_S = 10.0
+"""What it may take on a busy machine until it is known that a process has died."""
 _SAY_S = 10.0
 
 
@@ -138,7 +140,7 @@ class ActorPool:
         # Without a claim it wasn't in the process.
         suspect.deaths += bool(began)
         took_s = time.monotonic() - began if began else 0.0
-        if suspect.deaths >= self._max_attempts or took_s > 2 * self._timeout_s:
+        if suspect.deaths >= self._max_attempts or took_s > 2 * self._timeout_s + _NOTICE_S:
             _LOG.debug("%s: %s", self._name, error)
             suspect.fail(RoleDiedError(f"its process died {suspect.deaths} times of this turn"))
         else:

@@ -51,7 +51,7 @@ def check_health(
         prompt: What is asked.
         use_chat: Ask for a chat completion; otherwise for a text completion.
         use_tools: Offer a tool and insist on its being called.
-        use_grpc: By gRPC instead of HTTP; containers have HTTP alone.
+        use_grpc: By gRPC instead of HTTP.
         image: What an app of containers is asked for one of; None: the first of its `engine.images`.
         max_tokens: Tokens of the answer at most.
         timeout_s: Seconds until an endpoint that doesn't answer is given up.
@@ -61,18 +61,19 @@ def check_health(
         and `answer` or `error` of each.
 
     Raises:
-        AppError: No replica is ready in time, or it isn't known which image to ask for.
+        AppError: No replica is ready in time, it isn't known which image to ask for, or containers are asked by gRPC.
     """
-    if app.kind == "container":
-        image = image or _first_image(app)
+    if app.kind == "container" and use_grpc:
+        raise AppError(f"App {app.name} hands out containers, which are asked for by HTTP: use_grpc=false")
+    wanted = (image or _first_image(app)) if app.kind == "container" else ""
     urls = wait_for_urls(app.name, timeout_s, grpc=use_grpc)
     door = door_addresses()
     if door is not None and not use_grpc:
         urls = [*urls, f"{door['url']}/{app.name}/v1"]
     if app.kind == "sandbox":
         return _checked(app, urls, lambda url: _run(url, app.api_key, timeout_s))
-    if image:
-        return _checked(app, urls, lambda url: _enter(url, app.api_key, image, timeout_s))
+    if app.kind == "container":
+        return _checked(app, urls, lambda url: _enter(url, app.api_key, wanted, timeout_s))
     body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if use_chat else {"prompt": prompt}
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0, "top_p": None, "api_key": app.api_key}
     if use_tools:

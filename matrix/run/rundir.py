@@ -203,7 +203,7 @@ def _fixed(spec: Mapping[str, Any]) -> dict[str, Any]:
             for name, role in agents["roles"].items()
         }
         fixed["agents"] = {key: value for key, value in agents.items() if key != "file"} | {"roles": roles}
-        asked |= {role["app"] for role in agents["roles"].values()}
+        asked |= {user.get("app") for user in (*agents["roles"].values(), *agents["tools"].values())}
     for section in ("pipeline", "agents"):
         if section in fixed and "scorers" in (fixed[section] or {}):
             asked |= {scorer.get("app") for scorer in fixed[section]["scorers"]}

@@ -96,7 +96,7 @@ asyncio.run(main())
 async def test_a_dead_clients_container_comes_back(image: Path, place: Path) -> None:
     with serving(place, images={"base": str(image)}, containers=1, lease_s=1) as server:
         env = os.environ | {"PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, "-c", _DIES, server.url, KEY], env=env, check=False, timeout=90)
+        subprocess.run([sys.executable, "-c", _DIES, server.url, KEY], env=env, check=False, timeout=30)
         async with ContainerClient(server.url, api_key=KEY) as client:
             began = time.monotonic()
             await client.acquire("base", timeout_s=20)

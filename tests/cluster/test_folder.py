@@ -71,7 +71,7 @@ def test_changes_of_several_processes_at_once_are_all_kept(tmp_path: Path) -> No
         subprocess.Popen([sys.executable, "-c", ADD, str(folder.path), str(number)], env=environment())
         for number in range(4)
     ]
-    assert [process.wait(timeout=360) for process in started] == [0] * 4
+    assert [process.wait(timeout=60) for process in started] == [0] * 4
     workers = folder.cluster().workers
     assert sorted(one.job_id for one in workers) == sorted(f"{a}_{b}" for a in range(4) for b in range(20))
     assert {one.job_id for one in workers if not one.wanted} == {f"{a}_{b}" for a in range(4) for b in range(1, 20, 2)}

@@ -57,7 +57,7 @@ class Inside:
         return path.read_text() if path.exists() else ""
 
     def until(self, key: str, *phases: str, output: str = "") -> Command:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 20
         while self.of(key).phase not in phases or output not in self.output(key):
             assert time.monotonic() < deadline, (self.of(key), self.output(key))
             self.commands.look()
@@ -105,7 +105,7 @@ def test_the_command_is_matrix_itself_with_the_heads_python(tmp_path: Path) -> N
     folder.command_file("k", "env").write_text(json.dumps(environment()))
     command(folder, "k", argv=("--version",))
     commands = Commands(folder, {}, "job", print)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 30
     while not commands.all_ended():
         assert time.monotonic() < deadline
         commands.look()

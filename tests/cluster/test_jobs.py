@@ -38,7 +38,7 @@ def directives(script: str) -> dict[str, str]:
     return {name: value for name, _, value in (line.partition("=") for line in found)}
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
@@ -137,7 +137,7 @@ def test_a_job_of_this_machine_lives_on_after_its_submitter(tmp_path: Path) -> N
     folder, mark = new(tmp_path), tmp_path / "mark"
     done = subprocess.run(
         [sys.executable, "-c", SUBMIT, str(folder.path), str(mark), "TERM", "0"],
-        env=environment(), capture_output=True, text=True, timeout=180, check=True,
+        env=environment(), capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     job = done.stdout.strip()
     try:
@@ -166,7 +166,7 @@ def test_what_the_terminal_sends_its_group_does_not_reach_a_job(tmp_path: Path, 
     try:
         wait_for(mark.exists, "the job runs")
         os.killpg(submitter.pid, number)
-        assert submitter.wait(timeout=180) != 0
+        assert submitter.wait(timeout=20) != 0
         time.sleep(0.5)
         assert jobs.living("local", [job]) == [job]
         assert mark.read_text() == job
@@ -179,7 +179,7 @@ def test_a_stubborn_job_is_killed_with_its_process(tmp_path: Path) -> None:
     folder, mark = new(tmp_path), tmp_path / "mark"
     done = subprocess.run(
         [sys.executable, "-c", SUBMIT, str(folder.path), str(mark), "", "0"],
-        env=environment(), capture_output=True, text=True, timeout=180, check=True,
+        env=environment(), capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     job = done.stdout.strip()
     wait_for(mark.exists, "the job runs")
@@ -196,7 +196,7 @@ def test_a_job_ends_with_what_looks_after_it(tmp_path: Path) -> None:
     folder, mark = new(tmp_path), tmp_path / "mark"
     done = subprocess.run(
         [sys.executable, "-c", SUBMIT, str(folder.path), str(mark), "TERM", "0"],
-        env=environment(), capture_output=True, text=True, timeout=180, check=True,
+        env=environment(), capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     wait_for(mark.exists, "the job runs")
     os.kill(int(done.stdout), signal.SIGKILL)

@@ -50,7 +50,7 @@ def arguments(folder: Path, name: str) -> list[str]:
 
 
 def until(true: Any) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 20
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -31,7 +31,7 @@ def signals() -> Iterator[None]:
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
@@ -92,7 +92,7 @@ def test_the_last_signal_counts(signals: None) -> None:
 def test_a_child_is_not_ended_by_what_announces_the_end_of_the_jobs_time() -> None:
     code = "import os, signal; [os.kill(os.getpid(), n) for n in (10, 12)]; print('lives')"
     child = start_child([sys.executable, "-c", code], os.environ, stdout=subprocess.PIPE)
-    assert child.communicate(timeout=180)[0] == b"lives\n"
+    assert child.communicate(timeout=20)[0] == b"lives\n"
     assert child.returncode == 0
 
 
@@ -101,7 +101,7 @@ def raylet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], R
     """Starts a node whose Ray is a program of Python."""
     real = nodes.start_child
 
-    def start(code: str, timeout_s: float = 60) -> RayNode:
+    def start(code: str, timeout_s: float = 20) -> RayNode:
         def stand_in(_command: object, environment: dict[str, str], **options: int) -> subprocess.Popen[bytes]:
             return real([sys.executable, "-c", code], environment, **options)
 
@@ -124,7 +124,7 @@ def test_ray_on_a_node_and_its_end(raylet: Callable[[str], RayNode]) -> None:
     assert not ray.is_alive
     assert not ray.temp_dir.exists()
     # Whatever was born on the node ends with it.
-    assert child.wait(timeout=180) < 0
+    assert child.wait(timeout=20) < 0
 
 
 def test_ray_that_ends_by_itself(raylet: Callable[[str], RayNode]) -> None:

@@ -200,8 +200,7 @@ def test_rows_of_a_slow_peer_go_on_in_free_ones(tmp_path: Path) -> None:
     handed = [row for row in map(json.loads, (run.dir / "rows.jsonl").open()) if row["took_s"] > 19]
     assert len(handed) >= 10, "20 were in it"
     # Three slow turns take 60 s; the others are free much sooner.
-    late = sum(row["took_s"] > 59 for row in handed)
-    assert late < len(handed) / 2, "after one or two slow turns they are elsewhere"
+    assert sum(row["took_s"] > 59 for row in handed) < 5, "after one or two slow turns they are elsewhere"
 
 
 def test_a_peer_that_stands_still_for_a_while_keeps_nobody_up(tmp_path: Path) -> None:

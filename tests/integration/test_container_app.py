@@ -60,6 +60,7 @@ def test_it_is_well(cluster: Cluster) -> None:
         assert said.count("ok  http") == 2, "the replica and the front door"
         assert "echo hello in here: hello (exit code 0)" in said
         assert "app box is healthy" in said
+    assert "use_grpc=false" in cluster.command("check_health", "app=box", "use_grpc=true", code=1).stderr
     said = cluster.command("check_health", "app=box", "image=there", code=1).stdout
     assert "there" in said
     assert "app box is NOT healthy" in said

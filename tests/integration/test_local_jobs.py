@@ -71,7 +71,7 @@ class User:
         return [line for line in found if line] + [str(path) for path in files]
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 270) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
@@ -82,7 +82,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 270) -
 def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     found = User(tmp_path_factory.mktemp("jobs"))
     yield found
-    wait_for(lambda: not found.left(), "nothing is left", 60)
+    wait_for(lambda: not found.left(), "nothing is left", 20)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_cluster_that_a_run_starts_ends_with_it(user: User, executor: str) -> 
     said = user.matrix("run", *SMALL, f"cluster.executor={executor}", *PRETEND, f"run.dir={executor}")
     assert "24 ok, 0 errors" in said
     assert len((user.cwd / executor / "rows.jsonl").read_text().splitlines()) == 24
-    wait_for(lambda: not user.left(), "nothing is left", 60)
+    wait_for(lambda: not user.left(), "nothing is left", 20)
     # What it said can be read again.
     assert "24 ok, 0 errors" in user.matrix("attach", executor)
 

@@ -65,6 +65,7 @@ def test_a_team_keeps_to_its_apps_its_roles_and_its_code(tmp_path: Path) -> None
     asked = [
         "tracker=none", "agents=custom", "agents.order=[judge]", "agents.repeat=false", "agents.roles.judge.app=big",
         "apps.big.engine=simulated", "apps.big.model=api", "apps.big.model.name=b", "engine=simulated",
+        "agents.tools.python={kind: sandbox}", "apps.code.engine=sandbox", "cluster.cpus=4",
     ]  # fmt: skip
 
     def spec(*more: str, of: Path = file) -> RunSpec:
@@ -84,6 +85,8 @@ def test_a_team_keeps_to_its_apps_its_roles_and_its_code(tmp_path: Path) -> None
     again.keep_agents(moved)
     with pytest.raises(ConfigError, match=r"apps.big.model.name=other: the run dir was made with b"):
         opened().open(spec("apps.big.model.name=other"))
+    with pytest.raises(ConfigError, match=r"apps.code.engine.memory_mb=100: the run dir was made with 512"):
+        opened().open(spec("apps.code.engine.memory_mb=100"))
     with pytest.raises(ConfigError, match=r"agents.limits.turns=3: the run dir was made with 100"):
         opened().open(spec("agents.limits.turns=3"))
     moved.write_text(code.replace("yes", "no"))

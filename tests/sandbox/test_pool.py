@@ -83,7 +83,7 @@ async def test_a_full_queue_and_a_cancelled_program(sandbox: Sandbox) -> None:
     with pytest.raises(SandboxBusyError):
         await sandbox.execute(Execution(code=""))
     long.cancel()
-    assert (await asyncio.wait_for(waits, 12)).stdout == "1\n"
+    assert (await asyncio.wait_for(waits, 3)).stdout == "1\n"
 
 
 async def test_a_worker_that_is_killed_is_replaced(sandbox: Sandbox) -> None:
@@ -98,6 +98,6 @@ async def test_a_sandbox_that_is_closed_keeps_nobody_waiting() -> None:
     tasks = [asyncio.create_task(box.execute(Execution(code="import time; time.sleep(9)"))) for _ in range(2)]
     await asyncio.sleep(0.2)
     await box.close()
-    found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 12)
+    found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 3)
     assert [type(one) for one in found] == [SandboxBusyError, SandboxBusyError]
     assert not list(Path("/sys/fs/cgroup").glob(f"*/**/matrix-{os.getpid()}-*"))

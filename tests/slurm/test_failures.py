@@ -153,21 +153,23 @@ def moved(login: Login, before: dict[str, Node]) -> bool:
 
 
 def test_a_head_whose_time_is_over_goes_on(login: Login) -> None:
-    """Once since somebody has requeued it, and once by Slurm's signal before the time limit of two minutes."""
-    run = Run(login, "cluster.max_hours=0.034", trials=14)
+    """Once since somebody has requeued it, and once by Slurm's signal before its time limit."""
+    run = Run(login, trials=14)
     run.works()
     head = run.head.job_id
     login.command("scontrol", "requeue", head)
     login.wait_for(lambda: run.command.phase == "requeued", 20, "it is requeued")
     login.wait_for(lambda: run.command.starts == 2, 60, "it goes on")
     run.works()
-    login.wait_for(lambda: run.command.phase == "requeued", 120, "it is requeued once more")
+    # Only now: before, a slow machine could reach the limit once more than is meant.
+    minutes = int(login.command("squeue", "--noheader", f"--jobs={head}", "--format=%M").stdout.split(":")[-2])
+    login.command("scontrol", "update", f"jobid={head}", f"TimeLimit={minutes + 2}")
+    login.wait_for(lambda: run.command.phase == "requeued", 150, "it is requeued once more")
     assert status(login)["commands"][0]["phase"] == "requeued"
     login.wait_for(lambda: login.job(head).get("state") == "PENDING", 60, "the head waits")
     login.command("scontrol", "update", f"jobid={head}", "TimeLimit=60")
     run.completes()
-    # A slow machine may need another two minutes.
-    assert run.state.starts >= 3
+    assert run.state.starts == 3
     assert "goes on when Slurm starts it again" in run.said
 
 
@@ -178,7 +180,7 @@ def test_a_head_that_is_lost_ends_the_run_and_another_cluster_goes_on_with_it(lo
     began = time.monotonic()
     login.command("scancel", run.head.job_id)
     said = run.ends(code=1)
-    assert time.monotonic() - began < PATIENCE * 20
+    assert time.monotonic() - began < 20
     assert f"The head (job {run.head.job_id}) ended before the command did: it got SIGTERM" in said
     assert "start it again with that run dir to resume it" in said
     assert (run.command.phase, run.state.word) == ("lost", "stopped")
@@ -190,7 +192,7 @@ def test_a_head_that_is_lost_ends_the_run_and_another_cluster_goes_on_with_it(lo
     began = time.monotonic()
     login.slurm.on(run.head.host, "kill", "-9", str(run.head.pid))
     said = run.ends(code=1)
-    assert time.monotonic() - began < PATIENCE * 40
+    assert time.monotonic() - began < 40
     assert f"The head (job {run.head.job_id}) ended before the command did" in said
     assert run.command.phase == "lost"
     login.wait_for(lambda: not login.squeue() and not login.processes(), 30, "nothing runs")
@@ -209,7 +211,7 @@ def test_a_head_whose_ray_dies(login: Login) -> None:
     began = time.monotonic()
     kill(login.slurm, run.head.host, "/gcs/gcs_server")
     said = run.ends(code=1)
-    assert time.monotonic() - began < PATIENCE * 20
+    assert time.monotonic() - began < 20
     assert f"The head (job {run.head.job_id}) ended before the command did: Ray's own process ended" in said
     assert "Ray's own process ended: gcs_server" in said
     assert run.command.phase == "lost"

@@ -124,10 +124,10 @@ def test_two_starts_at_once_make_one_cluster(login: Login) -> None:
 
 def test_ctrl_c_of_a_start_leaves_nothing(login: Login) -> None:
     process = login.start(*MATRIX, "start_cluster", *SMALL, "cluster.slurm.args.begin=now+1hour")
-    login.wait_for(lambda: "PENDING (BeginTime)" in login.said(process), 60, "the reason for pending")
+    login.wait_for(lambda: "PENDING (BeginTime)" in login.said(process), 30, "the reason for pending")
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(PATIENCE * 60) == 130, login.said(process)
-    login.wait_for(lambda: not login.leftovers(), 20, "nothing is left")
+    assert login.leftovers() == []
 
 
 def test_a_cluster_of_this_machine(login: Login) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import small_disk
-from tests.slurm.login import PATIENCE, Login
+from tests.slurm.login import Login
 from tests.slurm.machine import NODES, SCRIPT, Slurm
 
 # Says who it is, how often Slurm started it before, and its TMPDIR; then takes its time, also when it is asked to end: Slurm
@@ -95,7 +95,7 @@ def test_a_preempted_job_is_requeued_soon(login: Login) -> None:
     begun = time.monotonic()
     login.wait_for(lambda: len(said(login)) == 2, 60, "the low one runs again")
     # Else it is two minutes.
-    assert time.monotonic() - begun < PATIENCE * 50
+    assert time.monotonic() - begun < 50
     assert said(login)[1] == f"n1 1 {login.tmp}"
     assert login.job(low)["state"] == "RUNNING"
 
@@ -148,7 +148,7 @@ def test_nothing_is_left_of_slurm_itself(tmp_path: Path) -> None:
     base = Path("/tmp", f"slurm{os.getpid()}")
     begun = time.monotonic()
     with Slurm(base).running():
-        assert time.monotonic() - begun < PATIENCE * 60
+        assert time.monotonic() - begun < 60
         login = Login(Slurm(base), tmp_path)
         submit(login, "--nodelist=n2", seconds=300)
         login.wait_for(lambda: said(login), 60, "a job runs")

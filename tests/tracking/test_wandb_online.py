@@ -71,7 +71,7 @@ class Server:
         key = base64.b64encode(f"api:{KEY}".encode()).decode()
         headers = {"Authorization": f"Basic {key}", "Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, json.dumps(body).encode() if body else None, headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.read()
 
     def stop(self) -> None:
@@ -131,7 +131,7 @@ def _sync(notice: str | None) -> None:
     program, *arguments = shlex.split((notice or "").removeprefix("W&B, to upload: "))
     assert program == "wandb"
     done = subprocess.run(
-        [sys.executable, "-m", "wandb", *arguments], capture_output=True, text=True, timeout=360, check=False
+        [sys.executable, "-m", "wandb", *arguments], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
 
