@@ -220,6 +220,9 @@ class Sandbox:
             raise RefusedError(f"files: {str(both)!r} lies in what is a file itself")
         if any("\0" in text for text in execution.args):
             raise RefusedError("args: an argument can't hold the character 0")
+        program = self._program(execution)
+        if taken := program.get("main", {}).keys() & execution.files.keys():
+            raise RefusedError(f"files: {min(taken)!r} is what the code is written to")
         limits = {"RLIMIT_NPROC": engine.processes, "RLIMIT_CPU": int(timeout_s) + 2}
         asked: dict[str, Any] = {
             "timeout": timeout_s,
@@ -231,7 +234,7 @@ class Sandbox:
             "stdin": execution.stdin,
             "outputs": execution.outputs,
             "files": execution.model_dump(include={"files"})["files"],
-            **self._program(execution),
+            **program,
         }
         return asked
 

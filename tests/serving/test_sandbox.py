@@ -84,6 +84,7 @@ async def test_a_test_gives_the_verdict(client: ModelClient) -> None:
         ({"code": 1}, "code: Input should be a valid string"),
         ({"code": "1", "timout": 1}, "timout: Extra inputs are not permitted"),
         ({}, "code: Field required"),
+        ({"code": "1", "files": {"main.py": "x"}}, "'main.py' is what the code is written to"),
         ({"code": "1", "files": {"a": {"base64": "!!"}}}, "base64"),
         ({"code": "1", "test": " \n"}, "the test is empty"),
         ({"code": "1", "entry_point": "f"}, "belong to a test"),
